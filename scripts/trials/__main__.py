@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--seed",
         type=int,
-        help="hostile, jobs, scene_health: the seed of the requests, kills or faults (default: random, or 24 for faults)",
+        help="hostile, jobs, scene_health: the seed of the requests, kills or faults (default: random, or 24)",
     )
     parser.add_argument(
         "--weights",

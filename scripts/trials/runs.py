@@ -55,7 +55,7 @@ _RETURN_BAR_S = 2.0
 _KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
 _MOVE_BAR_S = 5.0
 _NODE_BAR_S = 30.0  # Ray needs 15 s of this time to declare a node dead
-_HARMLESS_S = 5400  # of each source: one and a half of its days
+_HARMLESS_S = 3600  # of each source: one of its days
 
 
 def run_disconnects(times: int, _: Namespace) -> list[str]:

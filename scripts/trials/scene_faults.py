@@ -38,25 +38,28 @@ def _mostly_covered(rng: Rng, other: Picture) -> Fault:
 
 
 def _webbed(rng: Rng, other: Picture) -> Fault:
-    """Draw a thick web before the lens. It is out of focus, and light falls on it."""
-    mask = np.zeros((_HEIGHT_PX, _WIDTH_PX), np.float32)
+    """Draw a thick web before the lens, which hides 60 % of the picture. It is out of focus, and light falls on it."""
     centre = np.array([rng.uniform(0.2, 0.8) * _WIDTH_PX, rng.uniform(0.2, 0.8) * _HEIGHT_PX])
     spokes = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(14, 22))))
     directions = np.stack([np.cos(spokes), np.sin(spokes)], 1)
-    for direction in directions:
-        _strand(mask, centre, centre + 500 * direction, rng)
-    for radius in np.arange(14, 420, rng.uniform(15, 20)):
-        corners = centre + radius * directions * rng.uniform(0.9, 1.1, (len(spokes), 1))
-        for start, end in zip(corners, np.roll(corners, -1, 0), strict=True):
-            _strand(mask, start, end, rng)
-    mask = np.clip(cv2.GaussianBlur(mask, (0, 0), rng.uniform(2.5, 4)), 0, 0.95)[..., None]
+    focus_px, pitch_px = rng.uniform(2.5, 4), rng.uniform(15, 20)
+    mask = np.zeros((_HEIGHT_PX, _WIDTH_PX), np.float32)
+    while np.mean(mask > 0.5) < 0.6:
+        mask[:] = 0
+        for direction in directions:
+            _strand(mask, centre, centre + 500 * direction, rng)
+        for radius in np.arange(pitch_px, 420, pitch_px):
+            corners = centre + radius * directions * rng.uniform(0.9, 1.1, (len(spokes), 1))
+            for start, end in zip(corners, np.roll(corners, -1, 0), strict=True):
+                _strand(mask, start, end, rng)
+        mask = np.clip(cv2.GaussianBlur(mask, (0, 0), focus_px), 0, 0.95)
+        pitch_px *= 0.9
     level = rng.uniform(120, 220)
-    return lambda picture: _noisy(rng, picture * (1 - mask) + level * mask)
+    return lambda picture: _noisy(rng, picture * (1 - mask[..., None]) + level * mask[..., None])
 
 
 def _strand(mask: Any, start: Any, end: Any, rng: Rng) -> None:
-    ends = (tuple(int(value) for value in point) for point in (start, end))
-    cv2.line(mask, *ends, 1.0, int(rng.integers(6, 11)), cv2.LINE_AA)
+    cv2.line(mask, start.astype(int), end.astype(int), 1.0, int(rng.integers(6, 11)), cv2.LINE_AA)
 
 
 def _blurred(rng: Rng, other: Picture) -> Fault:
@@ -127,5 +130,6 @@ def _cover(rng: Rng) -> Any:
 
 
 def _noisy(rng: Rng, picture: Any) -> Picture:
-    noisy: Picture = np.clip(picture + rng.normal(0, _NOISE, (_HEIGHT_PX, _WIDTH_PX, 3)), 0, 255).astype(np.uint8)
+    noise = _NOISE * rng.standard_normal((_HEIGHT_PX, _WIDTH_PX, 3), np.float32)
+    noisy: Picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
     return noisy

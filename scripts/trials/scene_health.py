@@ -31,7 +31,8 @@ MIN_FOUND = 0.95
 MAX_ALARMS = 5
 SOURCES, DAYS = 20, 90
 BLOCK_S = 600
-_LEARNED_S = 60
+_LEARNED_S = 45
+_NEAR_S = 30  # longer than the confirmation of a state
 _VIDEOS = ROOT.parent / "shared/videos"  # real videos, if they are available
 # By night or without its lamp, a camera may see too little for some of the faults, and the check then says so.
 _LIT = tuple(one for one in ALL if not one.day_and_night and one.lamp < 0.5)
@@ -120,7 +121,7 @@ def inject(kind: str, rng: Rng) -> Injection:
         unjudged += 1
         name, pictures = _lit_source(rng)
         watched = Watched()
-        for picture in islice(pictures, _LEARNED_S + int(rng.integers(60))):
+        for picture in islice(pictures, _LEARNED_S + int(rng.integers(45))):
             watched.show(picture)
         state = watched.state
     fault = fault_of(rng, Photographs(rng).view())
@@ -148,6 +149,7 @@ def _lit_source(rng: Rng) -> tuple[str, Iterator[Picture]]:
 def watch(number: int, duration_s: int, rng: Rng) -> Harmless:
     """Show the check ``duration_s`` seconds of harmless video of one source."""
     real = sorted(_VIDEOS.glob("*.mp4"))
+    pictures: Iterator[Picture]
     with TemporaryDirectory() as folder:
         if number < len(real):
             name, pictures = "real video", islice(video(real[number]), duration_s)
@@ -169,20 +171,21 @@ def watch(number: int, duration_s: int, rng: Rng) -> Harmless:
 
 def resample(harmless: Harmless, days: int, rng: Rng) -> None:
     """Count the alarms in ``days`` of virtual time, which consist of random blocks of the source's video."""
-    starts = range(0, max(len(harmless.found) - BLOCK_S, 0) + 1, 60)
-    blocks = [harmless.found[start : start + BLOCK_S] for start in starts]
-    # Where a block and the one before it have nothing suspicious, the confirmation has nothing to decide.
-    suspicious = [any(found in ALARMS for found in block) for block in blocks]
-    confirmation, was_suspicious = Confirmation("ok"), False
-    at_s = 0.0
-    for block in rng.integers(len(blocks), size=days * 86_400 // BLOCK_S):
-        if suspicious[block] or was_suspicious:
-            for second, found in enumerate(blocks[block]):
-                before = confirmation.state
-                state = confirmation.update(found, at_s + second)
-                if state != before and state in ALARMS:
-                    harmless.resampled_alarms[state] += 1
-        was_suspicious = suspicious[block]
+    found = harmless.found
+    starts = np.arange(0, max(len(found) - BLOCK_S, 0) + 1, 60)
+    # Where nothing within this time is suspicious, the confirmation has nothing to decide, and we skip the seconds.
+    suspicious = np.flatnonzero([state in ALARMS for state in found])
+    decided = np.zeros(len(found), bool)
+    for second in suspicious:
+        decided[max(second - _NEAR_S, 0) : second + _NEAR_S] = True
+    seconds = [start + np.flatnonzero(decided[start : start + BLOCK_S]) for start in starts]
+    confirmation, at_s = Confirmation("ok"), 0
+    for block in rng.integers(len(starts), size=days * 86_400 // BLOCK_S):
+        for second in seconds[block]:
+            before = confirmation.state
+            state = confirmation.update(found[second], float(at_s + second - starts[block]))
+            if state != before and state in ALARMS:
+                harmless.resampled_alarms[state] += 1
         at_s += BLOCK_S
 
 

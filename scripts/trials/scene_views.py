@@ -177,12 +177,12 @@ class Camera:
             move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
             picture = cv2.warpAffine(picture, move, SIZE_PX, borderMode=cv2.BORDER_REFLECT)
         noise = now.noise * (1.5 if light < 0.3 else 1.0)
-        picture = np.clip(picture + rng.normal(0, noise, picture.shape), 0, 255).astype(np.uint8)
+        picture = np.clip(picture + noise * rng.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
         if now.caption:
             cv2.putText(picture, f"CAM 1 {second % 3600:04d}", (6, 14), cv2.FONT_HERSHEY_PLAIN, 0.9, (255, 255, 255), 1)
         if now.jpeg_quality:
             data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, now.jpeg_quality])[1]
-            picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
         return picture
 
 
@@ -190,7 +190,7 @@ def video(path: Path) -> Iterator[Picture]:
     """Yield one picture per second of a video file, which is played again and again, with a little noise."""
     rng = np.random.default_rng(0)
     for picture in cycle(_each_second(path)):
-        yield np.clip(picture + rng.normal(0, 1, picture.shape), 0, 255).astype(np.uint8)
+        yield np.clip(picture + rng.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
 
 
 @cache
@@ -218,7 +218,7 @@ def through_h264(pictures: Iterator[Picture], count: int, path: Path) -> Iterato
         container.mux(stream.encode(None))
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="bgr24")
+            yield frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
 
 
 def _person(rng: Rng, second: int, *, is_close: bool) -> Person:

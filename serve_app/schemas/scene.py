@@ -28,9 +28,9 @@ class SceneHealth(BaseModel):
 
     state: SceneState = Field(
         description="`unknown`: the scene cannot be judged, for example because the stream has just started. "
-        "`covered`: most of the view is hidden. `blurred`: the picture is out of focus. `dark`: the picture is black. `frozen`: "
-        "all frames have identical pixels. `frozen?`: the same, but the source has sent identical frames before. "
-        "`moved`: the camera shows another view."
+        "`covered`: most of the view is hidden. `blurred`: the picture is out of focus. `dark`: the picture is black. "
+        "`frozen`: all frames have identical pixels. `frozen?`: the same, but the source has sent identical frames "
+        "before. `moved`: the camera shows another view."
     )
     since_at_s: float = Field(description="When the state began, in seconds since the epoch; 0 before the first frame.")
     detail: str = Field(default="", description="What the state means, and what to do; empty if the state is `ok`.")

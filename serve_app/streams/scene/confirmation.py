@@ -7,9 +7,9 @@ from collections import Counter, deque
 from serve_app.schemas.scene import ALARMS, SceneState
 
 # A state is reported when most samples of this time agree. The median of the samples reacts after 5 s, so a fault is
-# reported after less than 25 s, and a person who stands before the lens for less than 15 s is not.
-_WINDOW_S = 15.0
-_FULL_S = 12.0  # samples that cover less time are too few to decide
+# reported after less than 30 s, and a person who stands before the lens for less than 16 s is not.
+_WINDOW_S = 20.0
+_FULL_S = 16.0  # samples that cover less time are too few to decide
 _MIN_SAMPLES = 5
 _MOST = 0.8
 

@@ -77,10 +77,10 @@ def detail_of(grey: Any, noise: float) -> Detail:
     """
     light = _LOG[grey]
     deviation = noise * _PER_LEVEL[grey]  # (108, 192): the noise of the logarithm
-    floor = _NOISE_FLOOR * deviation
+    floor: Array = (_NOISE_FLOOR * deviation).astype(np.float32)
     edges = _edges(light, floor)
     # Each coarse pixel is the mean of 16 pixels, so it has a quarter of the noise.
-    coarse = _edges(_mean(light, _COARSE_PX), _mean(floor, _COARSE_PX) / 4)
+    coarse = _edges(_mean(light, _COARSE_PX), _mean(floor / 4, _COARSE_PX))
     curvature = np.minimum(np.abs(cv2.Laplacian(light, cv2.CV_32F)), 2 * _STRONGEST) ** 2
     unbiased = curvature - np.float32(_LAPLACIAN_NOISE) * deviation**2
     strength = _mean(np.abs(edges) ** 2, BLOCKS)

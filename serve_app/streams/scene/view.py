@@ -29,7 +29,7 @@ class CurrentView:
         self._noise = 0.0  # the standard deviation of the noise of one sample, in grey levels
 
     def clear(self) -> None:
-        """Forget all samples."""
+        """Forget all samples of the view."""
         self._samples.clear()
 
     def add(self, grey: Any) -> None:

@@ -10,7 +10,7 @@ from scripts.trials.scene_plot import fault_table, harmless_table, save_scene_pl
 
 
 def test_faults_are_found_and_harmless_video_is_no_alarm(tmp_path: Path, chaos: bool) -> None:
-    faults, harmless_s = (100, 5400) if chaos else (2, 120)
+    faults, harmless_s = (100, 3600) if chaos else (2, 120)
     trial = scene_health(faults, harmless_s, 24, lambda done: None)
     assert trial.problems == []
     assert len(trial.injections) == faults * len(FAULTS)

@@ -59,7 +59,8 @@ def covered(pixels: Pixels, share: float = 1.0) -> Pixels:
 
 
 def blurred(pixels: Pixels) -> Pixels:
-    return cv2.GaussianBlur(pixels, (0, 0), 4)
+    soft: Pixels = cv2.GaussianBlur(pixels, (0, 0), 4)
+    return soft
 
 
 def dark(pixels: Pixels) -> Pixels:
@@ -68,7 +69,8 @@ def dark(pixels: Pixels) -> Pixels:
 
 def shifted(pixels: Pixels) -> Pixels:
     move = np.array([[1, 0, 14], [0, 1, 0]], np.float32)
-    return cv2.warpAffine(pixels, move, SIZE_PX, borderMode=cv2.BORDER_REFLECT)
+    moved: Pixels = cv2.warpAffine(pixels, move, SIZE_PX, borderMode=cv2.BORDER_REFLECT)
+    return moved
 
 
 def turned(pixels: Pixels) -> Pixels:
