@@ -11,11 +11,12 @@ python -m scripts.trials swap               change the model 20 times without do
 python -m scripts.trials mixed              serve two models at once for a minute
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
 python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
+python -m scripts.trials scene_health       cover, blur, move and freeze cameras; look for false alarms
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 python -m scripts.trials drift              inject shifts into images in virtual time, and watch stationary traffic
 
-Each trial starts scripts/serve with the embedded model, prints what it measured, and exits with status 1 if it found a
-problem. The cameras are GStreamer's RTSP servers, which scripts/servers installs.
+Each trial prints what it measured, and exits with status 1 if it found a problem. Each but scene_health and drift
+starts scripts/serve with the embedded model. The cameras are GStreamer's RTSP servers, which scripts/servers installs.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument(
         "--seed",
         type=int,
-        help="hostile, jobs: the seed of the requests or of the kills (default: random); drift: that of everything",
+        help="hostile, jobs, scene_health: the seed of the requests, kills or faults (default: random, or 24); drift: that "
+        "of everything",
     )
     parser.add_argument(
         "--weights",

@@ -30,6 +30,8 @@ from scripts.trials.reference import save_second_model
 from scripts.trials.resize import SPREAD, resize
 from scripts.trials.scale import Plan, Scaling, scale, scaling_config
 from scripts.trials.scale_plot import save_plot
+from scripts.trials.scene_health import scene_health
+from scripts.trials.scene_plot import fault_table, harmless_table, save_scene_plot
 from scripts.trials.stage import (
     CONFIG,
     FOLDER,
@@ -54,6 +56,7 @@ _RETURN_BAR_S = 2.0
 _KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
 _MOVE_BAR_S = 5.0
 _NODE_BAR_S = 30.0  # Ray needs 15 s of this time to declare a node dead
+_HARMLESS_S = 3600  # of each source: one of its days
 
 
 def run_disconnects(times: int, _: Namespace) -> list[str]:
@@ -225,6 +228,16 @@ def run_field(times: int, options: Namespace) -> list[str]:
     return [str(verdict) for verdict in verdicts if verdict.problem]
 
 
+def run_scene_health(times: int, options: Namespace) -> list[str]:
+    """Inject faults into video, and look for false alarms in harmless video. This trial needs no server."""
+    with progress("scene health", 1) as tell:
+        trial = scene_health(times, _HARMLESS_S, 24 if options.seed is None else options.seed, tell)
+    console.print(fault_table(trial), harmless_table(trial.harmless))
+    console.print(f"one sample of a 1080p frame takes {trial.sample_ms:.2f} ms of CPU time")
+    console.print(f"plot: {save_scene_plot(trial, FOLDER / 'scene_health.png')}")
+    return trial.problems
+
+
 def _two_models(options: Namespace) -> tuple[str, str]:
     if not options.weights:
         return "codes", str(save_second_model(FOLDER).resolve())
@@ -264,4 +277,5 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "field": (1, run_field),
     "jobs": (10, run_jobs),
     "drift": (100, run_drift),
+    "scene_health": (100, run_scene_health),
 }

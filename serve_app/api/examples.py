@@ -96,6 +96,7 @@ STREAM_STATUS: Json = {
     "processed_fps": 10.0,
     "dropped_fps": 0.0,
     "lines": {"in": {"crossed_in": 12, "crossed_out": 9}},
+    "scene_health": {"state": "ok", "since_at_s": 1764331030.5, "detail": ""},
     "latest": STREAM_RESULT,
 }
 STREAMS: Json = {"streams": [STREAM_STATUS]}

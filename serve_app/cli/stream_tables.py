@@ -37,6 +37,8 @@ def _state(stream: StreamStatus) -> str:
     notes = [stream.detail] if stream.detail else []
     notes += [f"{stream.reconnects} reconnects"] if stream.reconnects else []
     notes += [f"{stream.restarts} restarts"] if stream.restarts else []
+    health = stream.scene_health
+    notes += [f"scene {health.state}: {health.detail}"] if health and health.state not in {"ok", "unknown"} else []
     return f"{stream.state}: {', '.join(notes)}" if notes else stream.state
 
 

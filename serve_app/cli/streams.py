@@ -281,7 +281,8 @@ def events(
     types: Annotated[
         str | None,
         typer.Option(
-            metavar="TYPES", help="Comma-separated: result, state, gap, zone, line, recording.  [default: all]"
+            metavar="TYPES",
+            help="Comma-separated: result, state, gap, zone, line, recording, scene_health.  [default: all]",
         ),
     ] = None,
     url: Url = None,

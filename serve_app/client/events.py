@@ -17,6 +17,7 @@ from serve_app.client.requests import ApiRequest
 from serve_app.client.results import FrameResult
 from serve_app.client.sse import Message, SseParser
 from serve_app.schemas.jobs import JobProgress, JobStateChange
+from serve_app.schemas.scene import SceneHealthChange
 from serve_app.schemas.streams import ClipNotice, Gap, LineCrossing, StateChange, ZoneChange
 from serve_app.types import Json
 
@@ -28,7 +29,7 @@ E = TypeVar("E")
 P = TypeVar("P", bound=BaseModel)
 
 JobPayload = JobStateChange | JobProgress
-Payload = FrameResult | StateChange | Gap | ZoneChange | LineCrossing | ClipNotice
+Payload = FrameResult | StateChange | Gap | ZoneChange | LineCrossing | ClipNotice | SceneHealthChange
 _PAYLOADS: dict[str, type[Payload]] = {
     "result": FrameResult,
     "state": StateChange,
@@ -36,6 +37,7 @@ _PAYLOADS: dict[str, type[Payload]] = {
     "zone": ZoneChange,
     "line": LineCrossing,
     "recording": ClipNotice,
+    "scene_health": SceneHealthChange,
 }
 _JOB_PAYLOADS: dict[str, type[JobPayload]] = {"state": JobStateChange, "progress": JobProgress}
 
@@ -45,7 +47,7 @@ class StreamEvent:
     """One event of a stream, such as a result or a change of state."""
 
     event_id: int  # increases within a stream
-    type: str  # "result", "state", "gap", "zone", "line" or "recording"
+    type: str  # "result", "state", "gap", "zone", "line", "recording" or "scene_health"
     stream_id: str
     at_s: float  # wall clock, in seconds since the epoch
     # a dictionary if this version of the client does not know the event's type or one of its values

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.schemas.detect import Detection, DetectSettings, Found, answer_fields
+from serve_app.schemas.scene import SceneHealth, SceneHealthSettings
 from serve_app.types import Answer, DecodedFrames, Frame
 
 Policy = Literal["wait", "drop_oldest"]
 State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "paused", "completed", "failed"]
-EventType = Literal["result", "state", "gap", "zone", "line", "recording", "drift"]
+EventType = Literal["result", "state", "gap", "zone", "line", "recording", "scene_health", "drift"]
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the image's width or height
@@ -106,7 +107,7 @@ class Regions(Spec):
 
 
 class _SinkSpec(Spec):
-    events: list[EventType] = Field(["result", "state", "gap", "zone", "line", "recording", "drift"], min_length=1)
+    events: list[EventType] = Field(list(get_args(EventType)), min_length=1)
 
 
 class JsonLinesSink(_SinkSpec):
@@ -193,6 +194,7 @@ class StreamSpec(Regions):
         "status says which of the other frames are decoded.",
     )
     motion: Motion | None = None
+    scene_health: SceneHealthSettings = SceneHealthSettings()
     track: bool = False
     sinks: list[SinkSpec] = Field([], max_length=8)
     recording: Recording | None = None
@@ -380,6 +382,9 @@ class StreamStatus(BaseModel):
     lines: dict[str, LineCount] = Field(default={}, description="The lines' counters, by name.")
     sinks: list[SinkStatus] = []
     recording: RecordingStatus | None = None
+    scene_health: SceneHealth | None = Field(
+        default=None, description="Whether the camera still sees its scene. Null if it is not checked."
+    )
     decoding: DecodingStatus | None = Field(
         default=None, description="How the video is decoded. Null for a source of single images, and before it is open."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from serve_app.schemas.scene import SceneMemory
 from serve_app.schemas.streams import LineCount, ZoneCount
 from serve_app.types import Position
 
@@ -25,6 +26,7 @@ class Bookmark(BaseModel):
     reconnects: int = 0
     zones: dict[str, ZoneCount] = {}
     lines: dict[str, LineCount] = {}
+    scene: SceneMemory = SceneMemory()
     marked_at_s: float = 0.0  # when this bookmark was written, in seconds since the epoch
 
     @model_validator(mode="before")

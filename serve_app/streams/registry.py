@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from serve_app.errors import NotFound, Unavailable
-from serve_app.schemas.streams import State, StreamStatus
+from serve_app.schemas.streams import StreamStatus
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.workers import Worker
 from serve_app.types import Principal
@@ -23,7 +23,7 @@ _OPEN_TIMEOUT_S = 15.0  # a new supervisor needs less time than this to read its
 _STUCK_DETAIL = "the stream's old process could not be ended, so no new one is started; retrying"
 SUPERVISOR = Principal("", is_admin=True)  # for changes that no client requests
 # The status of a stream without a worker.
-AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0}
+AT_REST = {"detail": "", "camera_fps": 0.0, "processed_fps": 0.0, "dropped_fps": 0.0, "scene_health": None}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class SupervisedStream:
     status: StreamStatus  # the last known status
     last_status_at_s: float | None = None  # when the worker last sent its status, on the event loop's clock
     worker: Worker | None = None
-    reported_state: State | None = None  # the state that the metrics show
+    reported: StreamStatus | None = None  # the status that the metrics show
     keeper: asyncio.Task[None] | None = None  # keeps the worker alive, and kills it 10 s after the stream's end
     is_stuck: bool = False  # whether the last attempt to kill the worker failed
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while the stream is changed

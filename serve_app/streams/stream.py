@@ -35,11 +35,12 @@ from serve_app.schemas.streams import (
 from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
-from serve_app.streams.detector import FrameDetector
+from serve_app.streams.frame_detector import FrameDetector
 from serve_app.streams.outputs.events import EventLog
 from serve_app.streams.outputs.recording import Recorder
 from serve_app.streams.outputs.snapshot import take_snapshot
 from serve_app.streams.progress import Progress
+from serve_app.streams.scene.health import HealthCheck
 from serve_app.streams.scene.regions import RegionEvent
 from serve_app.streams.scene.scene import Scene
 from serve_app.types import Answer, EventPage, Frame, ModelInfo, Pixels, Snapshot
@@ -102,6 +103,9 @@ class Stream:
         self._progress.resume(self._bookmark)
         self._detecting: asyncio.Task[None] | None = None  # set once the Detector is connected
         self._scene: Scene | None = None  # set at the first frame
+        # A folder has unrelated images, which do not show one scene.
+        is_checked = spec.scene_health.enabled and source.kind != "folder"
+        self._health = HealthCheck(spec.scene_health, self._bookmark.scene) if is_checked else None
         # A thread to convert and scale frames, because that takes milliseconds and would block the event loop.
         self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
@@ -185,6 +189,7 @@ class Stream:
             sinks=[sink.status() for sink in self._sinks],
             recording=self._recorder.status() if self._recorder else None,
             decoding=progress.decoding_status(),
+            scene_health=self._health.health if self._health else None,
             latest=self._latest[3] if self._latest else None,
         )
 
@@ -243,6 +248,11 @@ class Stream:
             if self._scene is None:
                 fps = self._progress.source_fps or USUAL_FPS
                 self._scene = await asyncio.to_thread(Scene, self._spec, fps, self._bookmark)  # may import libraries
+            if self._health is not None and self._health.is_due(frame):
+                change = await self._in_thread(self._health.update, frame, pixels)
+                if change is not None:
+                    self._events.add("scene_health", change)
+                    self._save_next_event_id()
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
                 self._add_regions(self._scene.update_still(frame, pixels))
@@ -339,6 +349,7 @@ class Stream:
             reconnects=progress.reconnects,
             zones=scene.zones,
             lines=scene.lines,
+            scene=self._health.memory if self._health else self._bookmark.scene,
             marked_at_s=time.time(),
         )
         self._save_bookmark()

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from serve_app.config import StreamArgs
 from serve_app.errors import Conflict, Forbidden, ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_stream_count, check_tracking
 from serve_app.streams.handover import HandOver
 from serve_app.streams.keepalive import KeepAlive
@@ -43,11 +43,11 @@ class Supervision:
         detectors: Detectors,
         args: StreamArgs,
         guard: AddressGuard,
-        report: Callable[[StreamStatus, State | None], None],
+        report: Callable[[StreamStatus, StreamStatus | None], None],
     ) -> None:
         """Start supervising as soon as no other process holds the store's lock.
 
-        Every few seconds, ``report`` is called with each stream's status and with the state that was last reported.
+        Every few seconds, ``report`` is called with each stream's status and with the status that was last reported.
         This call updates the metrics.
         """
         self.registry = Registry(store)
@@ -260,8 +260,8 @@ class Supervision:
             await asyncio.gather(*(self._keep_alive.refresh_status(stream) for stream in streams))
             for stream in self.registry.streams.values():
                 status = stream.public_status()
-                self._report(status, stream.reported_state)
-                stream.reported_state = status.state
+                self._report(status, stream.reported)
+                stream.reported = status
                 self._keep_alive.kill_silent(stream)
 
     async def _admitted(self, spec: StreamSpec, owner: str | None) -> SupervisedStream:

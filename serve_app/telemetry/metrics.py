@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from serve_app.errors import ServeAppError
-from serve_app.schemas.streams import State, StreamStatus
+from serve_app.schemas.streams import StreamStatus
 from serve_app.types import DetectReply, Traffic, label_of
 
 _MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
@@ -82,6 +82,12 @@ STREAM_FRAMES = Metric(
     "sightline_stream_frames",
     "Frames since the stream was created; the outcome is captured, processed or the reason for a drop",
     ("stream_id", "outcome"),
+)
+STREAM_SCENE_HEALTH = Metric(
+    "gauge",
+    "sightline_stream_scene_health",
+    "1 for the current state of the scene health, such as ok, covered or moved",
+    ("stream_id", "state"),
 )
 STREAM_RECONNECTS = Metric(
     "gauge", "sightline_stream_reconnects", "Number of times that the source was reopened", ("stream_id",)
@@ -199,15 +205,20 @@ class Telemetry:
             self.record(DETECTIONS, count, label=label_of(class_id, labels))
         self.record(STAGE_MS, reply.timing.queue_s * 1e3, stage="queue")
 
-    def stream(self, status: StreamStatus, previous: State | None) -> None:
-        """Record a stream's status. ``previous`` is the stream's state at the last call.
+    def stream(self, status: StreamStatus, previous: StreamStatus | None) -> None:
+        """Record a stream's status. ``previous`` is the status at the last call, if any.
 
         Call this every few seconds, because Ray drops gauges that are not recorded again.
         """
         stream_id = status.stream_id
-        if previous not in {None, status.state}:
-            self.record(STREAM_STATE, 0, stream_id=stream_id, state=str(previous))
+        if previous is not None and previous.state != status.state:
+            self.record(STREAM_STATE, 0, stream_id=stream_id, state=previous.state)
         self.record(STREAM_STATE, 1, stream_id=stream_id, state=status.state)
+        health, before = status.scene_health, previous.scene_health if previous else None
+        if before is not None and (health is None or health.state != before.state):
+            self.record(STREAM_SCENE_HEALTH, 0, stream_id=stream_id, state=before.state)
+        if health is not None:
+            self.record(STREAM_SCENE_HEALTH, 1, stream_id=stream_id, state=health.state)
         totals = {"captured": status.captured, "processed": status.processed, **status.dropped}
         for outcome, total in totals.items():
             self.record(STREAM_FRAMES, total, stream_id=stream_id, outcome=outcome)

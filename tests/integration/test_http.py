@@ -183,16 +183,12 @@ def test_clients_that_disconnect_leave_every_slot_free(service: Service) -> None
 
 
 def test_metrics_count_images_classes_batches_and_stages(service: Service) -> None:
-    import ray
-
     with service.client() as client:
         client.post("/detect", content=GOOD)
         client.post("/detect", content=b"nothing")
         refused = client.post("/detect", content=png_of(20_000, 10_000)).json()
     # The Preprocessor sent the name of the limit to the Ingress, and the Ingress sent this name to the client.
     assert refused["limit"] == "limits.max_megapixels"
-    (node,) = ray.nodes()
-    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     wanted = {
         "ray_sightline_images_total{",
         'traffic="interactive"',
@@ -206,9 +202,16 @@ def test_metrics_count_images_classes_batches_and_stages(service: Service) -> No
         "ray_sightline_queue_size",
         *(f'stage="{stage}"' for stage in ("decode", "queue", "inference", "postprocess")),
     }
+    eventually(lambda: any(wanted <= found_in(url, wanted) for url in metrics_urls()), what="every metric")
+
+
+def metrics_urls() -> list[str]:
+    import ray
+
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     # Perhaps Ray listens only on the node's network address, and not on loopback.
-    urls = [url, url.replace("127.0.0.1", node["NodeManagerAddress"])]
-    eventually(lambda: any(wanted <= found_in(url, wanted) for url in urls), what="every metric")
+    return [url, url.replace("127.0.0.1", node["NodeManagerAddress"])]
 
 
 def found_in(url: str, wanted: set[str]) -> set[str]:

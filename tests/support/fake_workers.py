@@ -218,7 +218,7 @@ class FakeDetectors:
         return self.replicas
 
 
-Reports = list[tuple[StreamStatus, State | None]]
+Reports = list[tuple[StreamStatus, StreamStatus | None]]
 
 
 @asynccontextmanager
@@ -232,7 +232,7 @@ async def supervising(
 ) -> AsyncIterator[Supervision]:
     """Supervise the streams stored in a folder. A second call with the same folder acts like a restarted process."""
 
-    def report(status: StreamStatus, previous: State | None) -> None:
+    def report(status: StreamStatus, previous: StreamStatus | None) -> None:
         if reports is not None:
             reports.append((status, previous))
 

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 
 from serve_app.schemas.streams import Motion
+from serve_app.streams.scene.sampling import sample, shrink
 from serve_app.types import Pixels
 
-# A frame is sampled at 384 × 216 pixels, which is every fifth row and column of a 1080p frame. The gate compares
-# images of 96 × 54 pixels. Each of these pixels is the mean of 16 samples, which divides the noise by 4. All sizes are
-# (width, height).
-_SAMPLED_PX = (384, 216)
+# The gate compares images of 96 × 54 pixels (width, height). Each of these pixels is the mean of 16 samples, which
+# divides the noise by 4.
 _SMALL_PX = (96, 54)
 _CHANGED = 15  # a pixel has changed if its grey level (0 to 255) differs by more than this
 
@@ -32,7 +31,7 @@ class MotionGate:
         A frame is selected if it is the first one, if it differs enough from the last selected frame, or if the last
         selected frame is too old. ``at_s`` is the frame's time on a clock that is never set back.
         """
-        small = _downscale(pixels)
+        small = shrink(sample(pixels), _SMALL_PX)
         if (
             self._last_passed is not None
             and at_s - self._last_passed_at_s < self._motion.max_skip_s
@@ -41,13 +40,6 @@ class MotionGate:
             return False
         self._last_passed, self._last_passed_at_s = small, at_s
         return True
-
-
-def _downscale(pixels: Pixels) -> Any:
-    # INTER_NEAREST is fast, because it reads only the sampled pixels.
-    sampled = cv2.resize(pixels, _SAMPLED_PX, interpolation=cv2.INTER_NEAREST)
-    grey = cv2.cvtColor(sampled, cv2.COLOR_BGR2GRAY)
-    return cv2.resize(grey, _SMALL_PX, interpolation=cv2.INTER_AREA)
 
 
 def _changed_share(small: Any, other: Any) -> float:

@@ -22,6 +22,7 @@ from serve_app.cli.errors import CommandFailed
 from serve_app.cli.stream_file import APPLIED, merged, read_specs
 from serve_app.cli.streams import split
 from serve_app.errors import InvalidParameter, ServeAppError, Unavailable
+from serve_app.schemas.scene import SceneHealth
 from serve_app.schemas.streams import StreamStatus
 from serve_app.types import Principal, Snapshot
 from tests.support.api import Keys
@@ -248,6 +249,16 @@ def test_in_a_pipe_a_line_is_printed_when_a_stream_has_changed(changing: StreamS
         "lot: running: 2 reconnects; camera 25.0 fps, processed 0.0, dropped 0.0; frames 9, drops 4 max_fps",
         "lot: completed; camera 25.0 fps, processed 0.0, dropped 0.0; frames 3, drops 0",
     ]
+
+
+def test_a_stream_whose_camera_sees_nothing_is_listed_with_the_reason(served: StreamServer) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    health = SceneHealth(state="covered", since_at_s=1, detail="clean the lens")
+    served.streams.latest = StreamStatus(
+        stream_id="lot", state="completed", source="camera", policy="wait", scene_health=health
+    )
+    assert "lot: completed: scene covered: clean the lens;" in run(served.url, "watch", "lot").stdout
+    assert "covered" in run(served.url, "list").stdout
 
 
 def test_each_line_of_json_is_the_status_of_a_stream(changing: StreamServer) -> None:

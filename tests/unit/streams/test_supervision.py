@@ -343,13 +343,13 @@ async def test_requests_to_a_stream_without_a_worker_wait_at_most_1_s(tmp_path: 
             assert now_s() - started_at_s == pytest.approx(min(within_s, 1))
 
 
-async def test_each_streams_status_is_reported_every_few_seconds_with_the_previous_state(tmp_path: Path) -> None:
+async def test_each_streams_status_is_reported_every_few_seconds_with_the_previous_one(tmp_path: Path) -> None:
     workers, reports = FakeWorkers(), Reports()
     async with supervising(tmp_path, workers, reports=reports) as supervision:
         await supervision.create(spec_of(), LOCAL)
         await asyncio.sleep(11)
         await supervision.pause("lot", LOCAL)
         await asyncio.sleep(5)
-    assert [(status.state, previous) for status, previous in reports] == [
+    assert [(status.state, previous and previous.state) for status, previous in reports] == [
         ("running", None), ("running", "running"), ("paused", "running"),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from serve_app.errors import NotFound, Overloaded
+from serve_app.schemas.scene import SceneHealth
 from serve_app.schemas.streams import State, StreamStatus
 from serve_app.telemetry.metrics import REFUSALS, Telemetry
 from serve_app.types import Detections, DetectReply, Timing
@@ -25,7 +26,7 @@ def status(state: State) -> StreamStatus:
 def test_a_stream_leaves_its_previous_state() -> None:
     telemetry, records = recording()
     telemetry.stream(status("running"), None)
-    telemetry.stream(status("stalled"), "running")
+    telemetry.stream(status("stalled"), status("running"))
     states = [(value, tags["state"]) for name, value, tags in records if name == "stream_state"]
     assert states == [(1, "running"), (0, "running"), (1, "stalled")]
     frames = {tags["outcome"]: value for name, value, tags in records if name == "stream_frames"}
@@ -70,3 +71,16 @@ def test_kept_and_dropped_images_are_counted_once() -> None:
         ("collect_drops", 2, {"reason": "rate_limit"}),
         ("collected_images", 2, {"reason": "uncertain"}),
     ]
+
+
+def test_a_streams_scene_leaves_its_previous_state() -> None:
+    telemetry, records = recording()
+    ok, covered = (
+        status("running").model_copy(update={"scene_health": SceneHealth(state=state, since_at_s=1)})
+        for state in ("ok", "covered")
+    )
+    telemetry.stream(ok, None)
+    telemetry.stream(covered, ok)
+    telemetry.stream(status("paused"), covered)
+    states = [(value, tags["state"]) for name, value, tags in records if name == "stream_scene_health"]
+    assert states == [(1, "ok"), (0, "ok"), (1, "covered"), (0, "covered")]

@@ -1,4 +1,4 @@
-"""The calls that a stream makes to the Detector."""
+"""The Detector, as a stream sees it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,205 @@
+"""The scene health of a stream: whether its camera is covered, out of focus, dark, frozen or moved."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+
+from serve_app.schemas.scene import SceneHealth, SceneHealthChange, SceneHealthSettings, SceneMemory, SceneState
+from serve_app.streams.scene.confirmation import Confirmation
+from serve_app.streams.scene.detail import SIZE_PX, Comparison, Detail, compare, detail_of
+from serve_app.streams.scene.sampling import sample, shrink
+from serve_app.streams.scene.stillness import Habits, Stillness
+from serve_app.streams.scene.view import CurrentView, UsualView
+from serve_app.types import Frame, Pixels
+
+_INTERVAL_S = 0.9  # less than a second, so that every frame of a stream with 1 frame per second is a sample
+_INTERRUPTED_S = 30.0  # after this time without a frame, earlier samples are not compared with later ones
+_LEARNED_AFTER_S = 20.0
+_REFRESH_INTERVAL_S = 10.0  # of the usual view
+_MEMORY_INTERVAL_S = 60.0  # of the memory; it is saved with each frame, but it seldom changes
+_ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the usual one
+
+# A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice it.
+_BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
+_SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
+# The view is as usual if this share of its blocks show their usual edges. Parked vehicles may hide the others.
+_KEPT = 0.5
+_BLURRED, _SAME_COARSE = 0.7, 0.45  # the blocks that a lens out of focus softens, and what it leaves of coarse edges
+_HIDDEN = 0.35  # the view is covered if fewer blocks than this share of the usual number have any detail
+# Behind a web, many blocks are soft, and many still show some of their usual edges. Views that have moved have less of
+# both. The weight and the limit separate the two kinds of faults in scripts/trials/scene_faults.py.
+_SOFT_WEIGHT, _WEB = 1.5, 0.87
+_JUDGED, _JUDGED_AGAIN = 0.3, 0.5  # the picture is too dark if fewer blocks can be judged, until more can be
+_MIN_TEXTURED = 20  # blocks with detail, of 144, that a usual view needs
+_MIN_TEXTURED_NOW = 5  # a picture with fewer blocks may be identical to the next one because it is just black or white
+
+_LEARNING = "the usual view of the stream is not known yet; it is known half a minute after the stream starts"
+_BLANK = "the usual view has too little detail; check what the camera shows"
+_TOO_DARK = "the picture is too dark or too noisy to judge"
+_NIGHT = "the picture is black, but it became dark slowly, as at nightfall"
+_DETAILS: dict[SceneState, str] = {
+    "ok": "",
+    "covered": "most of the view is hidden; clean the lens, or remove what is in front of it",
+    "blurred": "the picture is less sharp than usual; focus and clean the lens",
+    "dark": "the picture is black; check the light, the lens cap and the camera's night mode",
+    "frozen": "all frames have identical pixels, although their timestamps differ; restart the camera",
+    "frozen?": "all frames have identical pixels; the source has sent identical frames before, so this may be normal",
+    "moved": "the camera shows another view than usual; turn it back, or wait an hour until the new view is usual",
+}
+
+
+class HealthCheck:
+    """Looks at about one frame per second of a stream, and says whether the camera still sees its usual scene."""
+
+    def __init__(self, settings: SceneHealthSettings, memory: SceneMemory) -> None:
+        """Continue with the memory of the stream's previous process."""
+        self._settings = settings
+        self.memory = memory
+        self._unjudged = memory.detail if memory.picture else _LEARNING  # the reason for the state ``unknown``
+        detail = self._unjudged if memory.state == "unknown" else memory.detail
+        self.health = SceneHealth(state=memory.state, since_at_s=memory.since_at_s, detail=detail)
+        self.found: SceneState = "unknown"  # what the last sample alone suggests, without hysteresis
+        self._usual = UsualView(memory.picture)
+        self._now = CurrentView()
+        self._stillness = Stillness(Habits(memory.compared, memory.identical, memory.longest_still_s))
+        self._confirmation = Confirmation("ok" if memory.state.startswith("frozen") else memory.state)
+        # A source that is black at first may have been like that for hours, unless it is new.
+        self._is_night = bool(memory.picture) and memory.state != "dark"
+        self._light_at_s: float | None = None
+        self._first_at_s: float | None = None
+        self._last_at_s = float("-inf")
+        self._refreshed_at_s = self._remembered_at_s = self._moved_at_s = 0.0
+
+    def is_due(self, frame: Frame) -> bool:
+        """Return whether ``update`` should look at this frame."""
+        return frame.stream_time_s - self._last_at_s >= _INTERVAL_S
+
+    def update(self, frame: Frame, pixels: Pixels) -> SceneHealthChange | None:
+        """Look at a frame for which ``is_due`` is true. Return the change of state, or None if there is none.
+
+        This takes about a millisecond, so call it in a thread.
+        """
+        at_s = frame.stream_time_s
+        if at_s - self._last_at_s > _INTERRUPTED_S:
+            self._interrupt(at_s)
+        self._last_at_s = at_s
+        sampled = sample(pixels)
+        grey = shrink(sampled, SIZE_PX)
+        self._now.add(grey)
+        freeze = self._stillness.update(sampled, at_s)
+        view = self._now.median()
+        if view is None:
+            return None
+        picture, noise = view
+        detail = detail_of(picture, noise)
+        if freeze and int(detail.textured.sum()) >= _MIN_TEXTURED_NOW:
+            self.found = freeze
+            return self._change(freeze, _DETAILS[freeze], frame)
+        self.found = self._judge(picture, detail, at_s)
+        state = self._confirmation.update(self.found, at_s)
+        self._learn(self.found, state, picture, detail, at_s)
+        return self._change(state, self._unjudged if state == "unknown" else _DETAILS[state], frame)
+
+    def _interrupt(self, at_s: float) -> None:
+        self._now.clear()
+        self._stillness.interrupt()
+        self._confirmation.interrupt()
+        if self._first_at_s is None:
+            self._first_at_s = self._refreshed_at_s = self._remembered_at_s = self._moved_at_s = at_s
+
+    def _judge(self, picture: Any, detail: Detail, at_s: float) -> SceneState:
+        """Return the state that the current view alone suggests."""
+        if self._is_black(picture, at_s):
+            if not self._is_night:
+                return "dark"
+            return self._cannot_judge(_NIGHT)
+        usual = self._usual.detail
+        if self._settings.moving_camera:
+            return "ok"
+        if usual is None:
+            return self._cannot_judge(_LEARNING)
+        if int(usual.textured.sum()) < _MIN_TEXTURED:
+            return self._cannot_judge(_BLANK)
+        comparison = compare(detail, usual)
+        if comparison.judged < (_JUDGED_AGAIN if self.health.state == "unknown" else _JUDGED):
+            return self._cannot_judge(_TOO_DARK)
+        return _state_of(comparison)
+
+    def _cannot_judge(self, reason: str) -> SceneState:
+        self._unjudged = reason
+        return "unknown"
+
+    def _is_black(self, picture: Any, at_s: float) -> bool:
+        """Return whether the picture is black. Remember whether it became black slowly."""
+        enough = _CAPTION * picture.size
+        if cv2.countNonZero(cv2.compare(picture, _LIGHT_LEVEL, cv2.CMP_GE)) >= enough:
+            self._light_at_s, self._is_night = at_s, False
+            return False
+        if cv2.countNonZero(cv2.compare(picture, _BLACK_LEVEL, cv2.CMP_GE)) >= enough:
+            if self._light_at_s is not None and at_s - self._light_at_s > _SUDDEN_S:
+                self._is_night = True
+            return False
+        return True
+
+    def _learn(self, found: SceneState, state: SceneState, picture: Any, detail: Detail, at_s: float) -> None:
+        """Let the usual view follow the current one, unless something is wrong with the current one."""
+        elapsed_s = at_s - self._refreshed_at_s
+        if state != "moved":
+            self._moved_at_s = at_s
+        assert self._first_at_s is not None
+        usual = self._usual.detail
+        if usual is None:
+            if at_s - self._first_at_s >= _LEARNED_AFTER_S and found != "dark":
+                self._usual.replace(picture)
+        elif at_s - self._moved_at_s >= _ACCEPTED_AFTER_S:
+            self._usual.replace(picture)
+            self._confirmation.interrupt()
+            self._moved_at_s = at_s
+        elif elapsed_s >= _REFRESH_INTERVAL_S:
+            if int(usual.textured.sum()) < _MIN_TEXTURED:
+                self._usual.replace(picture)
+            elif found == state == "ok":
+                self._usual.follow(picture, elapsed_s)
+            self._refreshed_at_s = at_s
+        if at_s - self._remembered_at_s >= _MEMORY_INTERVAL_S:
+            self._remember(at_s)
+
+    def _change(self, state: SceneState, detail: str, frame: Frame) -> SceneHealthChange | None:
+        previous = self.health.state
+        if (state, detail) == (previous, self.health.detail):
+            return None
+        is_change = state != previous
+        since_at_s = frame.captured_at_s if is_change or not self.health.since_at_s else self.health.since_at_s
+        self.health = SceneHealth(state=state, since_at_s=since_at_s, detail=detail)
+        self._remember(frame.stream_time_s)
+        if not is_change:
+            return None
+        return SceneHealthChange(
+            frame_id=frame.frame_id, captured_at_s=frame.captured_at_s, state=state, previous=previous, detail=detail
+        )
+
+    def _remember(self, at_s: float) -> None:
+        self._remembered_at_s = at_s
+        self.memory = SceneMemory(
+            **self.health.model_dump(), picture=self._usual.to_jpeg(), **asdict(self._stillness.habits)
+        )
+
+
+def _state_of(comparison: Comparison) -> SceneState:
+    """Return the state of a view that is not black.
+
+    The usual edges are missing if the view is covered, blurred or moved. Out of focus, the coarse edges stay where they
+    are. A covered view has few edges, or, behind a web, soft ones among the usual ones. A view that has moved has sharp
+    edges at other places.
+    """
+    if comparison.shift_px != (0, 0):
+        return "moved"
+    if comparison.kept >= _KEPT:
+        return "ok"
+    if comparison.softer >= _BLURRED and comparison.coarse >= _SAME_COARSE:
+        return "blurred"
+    is_behind_web = _SOFT_WEIGHT * comparison.softer + comparison.similar >= _WEB
+    return "covered" if comparison.textured < _HIDDEN or is_behind_web else "moved"
