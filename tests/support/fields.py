@@ -10,7 +10,7 @@ import av
 _CLOCK_HZ = 90_000
 _FRAME = _CLOCK_HZ // 25
 _WIDTH, _HEIGHT = 4, 2  # of a field, in macroblocks of 16x16 pixels
-_BASELINE_SLICE_I, _SLICE_P = 7, 5
+_SLICE_I, _SLICE_P = 7, 5
 _I_PCM = 25  # the macroblock type that holds uncompressed pixels
 
 
@@ -56,7 +56,7 @@ def _headers() -> bytes:
 def _field(number: int, is_bottom: bool) -> bytes:
     """Return a field: a grey one of uncompressed pixels if it begins a group, and otherwise a copy of the last one."""
     is_key = number == 0 and not is_bottom
-    bits = _Bits().ue(0, _BASELINE_SLICE_I if is_key else _SLICE_P, 0).u(number % 16, 4).u(1).u(is_bottom)
+    bits = _Bits().ue(0, _SLICE_I if is_key else _SLICE_P, 0).u(number % 16, 4).u(1).u(is_bottom)
     if is_key:
         bits.ue(0)
     bits.u((2 * number + is_bottom) % 256, 8)

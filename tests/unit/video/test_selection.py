@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 
 from serve_app.video.decoding import Decoding
 from serve_app.video.pictures import NotYetDecoded, Skipped
 from serve_app.video.selection import SelectiveDecoder
+from serve_app.video.source import parse_source
+from serve_app.video.video import open_video
 from tests.support.fields import save_fields
 from tests.support.videos import frame_shown, save_coded_video
 
@@ -135,7 +135,7 @@ def test_a_camera_whose_clock_is_set_between_key_frames_is_measured_again(video:
     decoding = Decoding(max_fps=1)
     shown = frames_of(video, change, decoding)
     assert len(shown) == FRAMES
-    assert {number for number in range(at + 10, 150)} <= set(shown)  # decoding goes on before the next key frame
+    assert sum(number is not None for number in shown[at + 1 : 125]) > 4  # decoding continues before the next key frame
     assert shown[176:] == [None] * (FRAMES - 176)
     assert decoding.frames == "key_frames"
 
@@ -179,16 +179,10 @@ def test_frames_that_are_decoded_only_after_a_recovery_are_counted(tmp_path: Pat
     assert len([number for number in shown if number is not None]) > 300
 
 
-@pytest.mark.parametrize("max_fps", [1, 5])
-def test_the_two_fields_of_a_frame_are_not_counted_as_two_frames(tmp_path: Path, max_fps: float) -> None:
-    path = save_fields(tmp_path / "a.ts", frames=250, group=25)
+@pytest.mark.parametrize("max_fps", [None, 1, 5])
+def test_the_two_fields_of_a_frame_are_not_counted_as_two_frames(tmp_path: Path, max_fps: float | None) -> None:
+    source = parse_source(str(save_fields(tmp_path / "a.ts", frames=250, group=25)), (tmp_path,))
     decoding = Decoding(max_fps=max_fps)
-    count, pixels = 0, functools.partial(np.zeros, (1, 1, 3), np.uint8)
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        assert stream.time_base is not None
-        decoder = SelectiveDecoder(stream.codec_context, stream.time_base, decoding, max_fps, lambda _: pixels)
-        for packet in container.demux(stream):
-            count += len(list(decoder.pictures(packet)))
-    assert count == 250
+    with open_video(source, max_pixels=10_000, decoding=decoding) as video:
+        assert len(list(video)) == 250
     assert decoding.frames == "all"

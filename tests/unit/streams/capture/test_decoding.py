@@ -129,7 +129,7 @@ async def test_only_the_key_frames_that_are_taken_are_decoded(tmp_path: Path, de
     assert decoders[0].packets <= 32
 
 
-@pytest.mark.parametrize("jitter_s", [0.002, 0.005, 0.03])
+@pytest.mark.parametrize("jitter_s", [0.002, 0.005, 0.018])
 async def test_key_frames_that_come_a_little_early_are_taken(tmp_path: Path, jitter_s: float) -> None:
     regular = save_coded_video(tmp_path / "a.mp4", frames=500, keys=every_second)
     jitter = random.Random(1)
