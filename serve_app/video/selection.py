@@ -174,6 +174,8 @@ class SelectiveDecoder:
             return []
         if packet.pts > self._start_pts:
             self._start_pts = _ALWAYS
+        if packet.pts < self._last_pts:  # a later frame was returned already, so the source's clock was set back
+            self._intervals.begin_again()
         is_skipping = self._intervals.may_skip
         self._codec.skip_frame = "NONREF" if is_skipping else "DEFAULT"
         if not is_skipping:
