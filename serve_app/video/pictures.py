@@ -11,10 +11,18 @@ from serve_app.types import Pixels, Position
 Picture = tuple[Callable[[], Pixels], Position]  # (a function that returns the pixels, the frame's position)
 
 
-class Undecoded:
-    """Stands for the pixels of a frame that was not decoded. Only a video that is opened with a ``max_fps`` has any."""
+class Skipped:
+    """Stands for the pixels of a frame that is never decoded. Only a video that is opened with ``max_fps`` has any."""
 
-    def __init__(self, decode: Callable[[], Callable[[], Pixels] | None] = lambda: None) -> None:
+    def __call__(self) -> Pixels:
+        """Raise Undecodable."""
+        raise Undecodable("the frame was not decoded, because max_fps leaves it out")
+
+
+class NotYetDecoded:
+    """Stands for the pixels of a key frame that is decoded only if it is taken."""
+
+    def __init__(self, decode: Callable[[], Callable[[], Pixels] | None]) -> None:
         self._decode = decode
 
     def decode(self) -> Callable[[], Pixels] | None:
@@ -25,8 +33,8 @@ class Undecoded:
         return self._decode()
 
     def __call__(self) -> Pixels:
-        """Raise Undecodable."""
-        raise Undecodable("the frame was not decoded, because max_fps leaves it out")
+        """Raise Undecodable, because ``decode`` was not called."""
+        return Skipped()()
 
 
 @dataclass(frozen=True)

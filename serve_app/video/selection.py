@@ -5,13 +5,13 @@ A frame of a video usually depends on earlier frames, so a decoder cannot skip j
 - Non-reference frames: no other frame depends on them. FFmpeg skips them with ``skip_frame``.
 - All frames but the key frames, which depend on no other frame. We then do not give FFmpeg the other packets at all.
 
-No frame is lost to the counters: every frame that is not decoded is still returned, in order, as ``Undecoded``.
+No frame is lost to the counters: every frame that is not decoded is still returned, in order, as ``Skipped`` or, if it
+is a key frame, as ``NotYetDecoded``.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -20,15 +20,13 @@ import av
 
 from serve_app.types import Pixels
 from serve_app.video.decoding import Decoding
-from serve_app.video.pictures import Undecoded
+from serve_app.video.intervals import Intervals
+from serve_app.video.pictures import NotYetDecoded, Skipped
 
-TimedPixels = tuple[Callable[[], Pixels], float | None]  # (the pixels or an Undecoded, the frame's time in seconds)
+TimedPixels = tuple[Callable[[], Pixels], float | None]  # (the pixels or their stand-in, the frame's time in seconds)
+_Undecoded = NotYetDecoded | Skipped
 
-_TOLERANCE = 1.01  # 30 frames at 29.97 frames per second are 1.001 s, which is close enough to 1 s
-_KEY_INTERVALS = 2  # the number of short intervals after which only key frames are decoded
-_MAX_KEY_INTERVAL_S = 12.0  # limits the packets that are kept in memory, and the time to decode them
-_MEASURED_FRAMES = 25  # the frame interval is the mean over this number of frames
-_MIN_SKIPPED = 5  # non-reference frames are skipped if the capture takes at most every fifth frame
+_ALWAYS = -(1 << 63)  # smaller than all timestamps
 _MAX_WAITING = 1000  # if more frames are missing, the decoder does not return timestamps that we can use
 
 
@@ -42,6 +40,10 @@ class SelectiveDecoder:
 
     The intervals are measured, and measured again after every key frame. The packets since the last key frame are kept.
     If the next key frame is late, they are decoded, so that no frame that is due is lost.
+
+    All frames are decoded as long as packets and frames do not correspond one to one, in the order of their timestamps:
+    if timestamps are missing or wrong, if packets hold frames that are not shown, or if they hold the fields of an
+    interlaced video.
     """
 
     def __init__(
@@ -61,21 +63,17 @@ class SelectiveDecoder:
         self._time_base = time_base
         self._decoding = decoding
         self._to_pixels = to_pixels
-        self._take_interval_s = _TOLERANCE / max_fps if max_fps else 0.0
-        self._is_timed = max_fps is not None
+        self._selects = max_fps is not None
+        self._intervals = Intervals(time_base, max_fps or 1.0)
         self._is_at_key_frames = False  # whether only key frames are decoded
-        self._has_bad_key_frames = False  # whether a key frame could not be decoded without the frames before it
-        self._has_bad_stamps = False  # whether the decoder returned a frame with a smaller timestamp than the last one
-        self._has_rare_references = False  # whether a capture would wait too long for the next reference frame
-        self._key_intervals_s: deque[float] = deque(maxlen=_KEY_INTERVALS)
-        self._stamps: deque[int] = deque(maxlen=_MEASURED_FRAMES)  # of the latest packets, in decoding order
-        self._key_pts: int | None = None  # of the last key frame
         self._group: list[Any] = []  # the packets since the last key frame, if only key frames are decoded
-        # Decoding began at the frame with the timestamp ``_start_pts``. Earlier frames that follow it in decoding order
-        # depend on frames that were not decoded. Frames up to ``_returned_pts`` have been returned already.
-        self._start_pts = self._returned_pts = self._last_pts = -(1 << 63)
+        # Decoding began at the frame with the timestamp ``_start_pts``. Earlier frames that directly follow it in
+        # decoding order depend on frames that were not decoded.
+        self._start_pts = self._last_pts = _ALWAYS
+        self._is_recovering = False  # whether the decoder has not returned a frame since decoding began there
+        self._counted: set[int] = set()  # the frames that the decoder may still return, but that were returned already
         # The frames that have not been returned yet: timestamp, number, and None if the decoder will return the frame.
-        self._waiting: list[tuple[int, int, Undecoded | None]] = []
+        self._waiting: list[tuple[int, int, _Undecoded | None]] = []
         self._number = 0
 
     def pictures(self, packet: Any) -> Iterator[TimedPixels]:
@@ -83,71 +81,60 @@ class SelectiveDecoder:
 
         Process each frame before the next is requested. Raise FFmpegError if the packet cannot be decoded.
         """
-        if not packet.size and packet.dts is None:  # the end of the video
-            yield from self._end(packet)
-            return
-        if self._is_timed and (self._has_bad_stamps or len(self._waiting) > _MAX_WAITING):
-            yield from self._decode_all_from_now()
-        if not self._is_timed:
+        if not self._selects:
             yield from ((self._to_pixels(frame), frame.time) for frame in self._codec.decode(packet))
             return
-        if packet.pts is None:  # for example the first packet of an RTSP camera
-            yield from self._decode_untimed(packet)
+        if not packet.size and packet.dts is None:  # the end of the video
+            if not self._is_at_key_frames:
+                yield from self._returned(self._codec.decode(packet))
+            yield from self._return_up_to(None)
             return
-        self._stamps.append(packet.pts if packet.dts is None else packet.dts)
+        if len(self._waiting) > _MAX_WAITING and not self._is_at_key_frames:
+            self._intervals.fail()
+            yield from self._return_up_to(None)
+        # The first packet of an RTSP camera may have no timestamp. A frame outside an MP4's edit list is not shown.
+        if packet.pts is None or packet.is_discard:
+            yield from self._decode_uncounted(packet)
+            return
+        was_set_back = self._intervals.add(packet)
         if packet.is_keyframe:
             yield from self._begin_group(packet.pts)
-        elif self._is_at_key_frames and self._is_late(packet.pts):
+        elif self._is_at_key_frames and self._intervals.is_late(packet.pts):
             yield from self._catch_up()
+        if was_set_back and not packet.is_keyframe:
+            self._start_pts = _ALWAYS
         if self._is_at_key_frames:
             self._group.append(packet)
-            self._wait_for(packet.pts, self._lazily(packet) if packet.is_keyframe else Undecoded())
-            yield from self._return_up_to(self._stamps[-1])
+            self._wait_for(packet.pts, self._lazily(packet) if packet.is_keyframe else Skipped())
+            yield from self._return_up_to(packet.pts if packet.dts is None else packet.dts)
         else:
             yield from self._returned(self._send(packet))
 
-    def _decode_untimed(self, packet: Any) -> Iterator[TimedPixels]:
-        """Decode a packet that has no timestamp, and measure the video again after it."""
+    def _decode_uncounted(self, packet: Any) -> Iterator[TimedPixels]:
+        """Decode a packet whose frame has no timestamp or is not shown, and measure the video again after it."""
+        self._intervals.begin_again()
         if self._is_at_key_frames:
             yield from self._catch_up()
-        self._key_pts = None
-        self._key_intervals_s.clear()
-        self._stamps.clear()
         self._codec.skip_frame = "DEFAULT"
+        self._decoding.frames = "all"
         yield from self._returned(self._codec.decode(packet))
 
     def _begin_group(self, pts: int) -> Iterator[TimedPixels]:
         """Decide, at a key frame, whether to decode only key frames from now on."""
-        if self._key_pts is not None:
-            self._key_intervals_s.append(float((pts - self._key_pts) * self._time_base))
-        self._key_pts, self._returned_pts = pts, -(1 << 63)
         if self._is_at_key_frames:
             yield from self._return_up_to(None)
             self._group.clear()
-            if not self._may_use_key_frames():
+            if not self._intervals.may_use_key_frames:
                 self._leave_key_frames(pts)
-        elif self._may_use_key_frames():
+        elif self._intervals.may_use_key_frames:
             yield from self._drain()
             self._is_at_key_frames = True
             self._decoding.frames = "key_frames"
         else:
-            self._start_pts = -(1 << 63)
-
-    def _may_use_key_frames(self) -> bool:
-        intervals_s = self._key_intervals_s
-        longest_s = min(self._take_interval_s, _MAX_KEY_INTERVAL_S)
-        is_measured = len(intervals_s) == _KEY_INTERVALS and min(intervals_s) > 0
-        return is_measured and max(intervals_s) <= longest_s and not self._has_bad_key_frames
-
-    def _is_late(self, pts: int) -> bool:
-        """Return whether the next key frame is so late that the capture needs a frame before it."""
-        if self._key_pts is None or self._has_bad_key_frames:
-            return True
-        passed_s = abs(pts - self._key_pts) * self._time_base
-        return passed_s > min(self._take_interval_s, _MAX_KEY_INTERVAL_S)
+            self._start_pts = _ALWAYS
 
     def _leave_key_frames(self, start_pts: int) -> None:
-        self._is_at_key_frames = False
+        self._is_at_key_frames, self._is_recovering = False, True
         self._start_pts = self._last_pts = start_pts
         self._decoding.frames = "all"
 
@@ -156,7 +143,7 @@ class SelectiveDecoder:
         yield from self._return_up_to(None)
         group, self._group = self._group, []
         self._leave_key_frames(group[0].pts)
-        self._returned_pts = max(packet.pts for packet in group)
+        self._counted = {packet.pts for packet in group}
         for packet in group:
             try:
                 yield from self._returned(self._send(packet))
@@ -164,7 +151,7 @@ class SelectiveDecoder:
                 continue
         self._waiting.clear()
 
-    def _lazily(self, packet: Any) -> Undecoded:
+    def _lazily(self, packet: Any) -> NotYetDecoded:
         def decode() -> Callable[[], Pixels] | None:
             try:
                 # The decoder returns the frame at once, instead of waiting for later frames, because it is told that
@@ -173,21 +160,27 @@ class SelectiveDecoder:
             except av.FFmpegError:
                 frames = []
             self._codec.flush_buffers()
-            self._has_bad_key_frames |= not frames
-            return self._to_pixels(frames[0]) if frames else None
+            if not frames or frames[0].interlaced_frame:  # it may be only one of the frame's two fields
+                self._intervals.fail()
+                return None
+            return self._to_pixels(frames[0])
 
-        return Undecoded(decode)
+        return NotYetDecoded(decode)
 
     def _send(self, packet: Any) -> list[Any]:
         """Decode a packet, and return the frames that the decoder returns, which may belong to earlier packets."""
         if packet.pts < self._start_pts:
-            self._wait_for(packet.pts, Undecoded())
+            self._wait_for(packet.pts, Skipped())
             return []
-        is_skipping = self._may_skip()
+        if packet.pts > self._start_pts:
+            self._start_pts = _ALWAYS
+        if packet.pts < self._last_pts:  # a later frame was returned already, so the source's clock was set back
+            self._intervals.begin_again()
+        is_skipping = self._intervals.may_skip
         self._codec.skip_frame = "NONREF" if is_skipping else "DEFAULT"
         if not is_skipping:
             self._decoding.frames = "all"
-        waiting = self._wait_for(packet.pts, Undecoded() if is_skipping else None)
+        waiting = self._wait_for(packet.pts, Skipped() if is_skipping else None)
         try:
             frames: list[Any] = self._codec.decode(packet)
         except av.FFmpegError:
@@ -197,14 +190,7 @@ class SelectiveDecoder:
             raise
         return frames
 
-    def _may_skip(self) -> bool:
-        """Return whether to skip the non-reference frames."""
-        if self._has_rare_references or len(self._stamps) < _MEASURED_FRAMES:
-            return False
-        frame_s = (self._stamps[-1] - self._stamps[0]) * self._time_base / (_MEASURED_FRAMES - 1)
-        return 0 < _MIN_SKIPPED * frame_s <= self._take_interval_s
-
-    def _wait_for(self, pts: int, undecoded: Undecoded | None) -> tuple[int, int, Undecoded | None]:
+    def _wait_for(self, pts: int, undecoded: _Undecoded | None) -> tuple[int, int, _Undecoded | None]:
         self._number += 1
         waiting = (pts, self._number, undecoded)
         heapq.heappush(self._waiting, waiting)
@@ -214,24 +200,36 @@ class SelectiveDecoder:
         """Yield frames that the decoder has returned, each after the skipped frames before it."""
         for frame in frames:
             pts = frame.pts
+            if pts is None or frame.interlaced_frame:  # an interlaced frame may be two packets, one for each field
+                self._intervals.begin_again()
             if pts is None:
                 yield self._to_pixels(frame), None
                 continue
-            if pts <= self._returned_pts:
+            if pts in self._counted:
+                self._counted.discard(pts)
                 self._last_pts = pts
                 continue
+            self._counted.clear()  # the decoder returns frames in order, so it has returned all earlier ones
+            if pts < self._last_pts:  # the source's clock was set back, or timestamps are wrong, as in AVI
+                self._intervals.fail()
+                yield from self._return_up_to(None)
             has_skipped = False
             while self._waiting and self._waiting[0][0] < pts:
                 waiting_pts, _, undecoded = heapq.heappop(self._waiting)
                 if undecoded:
                     has_skipped = True
                     yield undecoded, self._time_s(waiting_pts)
+                elif self._is_recovering:  # the decoder could not return it without the frames that were skipped
+                    yield Skipped(), self._time_s(waiting_pts)
+                else:  # the packet had no frame, so packets cannot be counted instead of frames
+                    self._intervals.begin_again()
             if self._waiting and self._waiting[0][0] == pts:
                 heapq.heappop(self._waiting)
+            self._is_recovering = False
             if has_skipped and self._codec.skip_frame == "NONREF":
                 self._decoding.frames = "reference_frames"
-                self._has_rare_references |= (pts - self._last_pts) * self._time_base > self._take_interval_s
-            self._has_bad_stamps |= pts < self._last_pts
+                if self._intervals.is_long(pts - self._last_pts):
+                    self._intervals.fail()
             self._last_pts = pts
             yield self._to_pixels(frame), self._time_s(pts)
 
@@ -250,24 +248,8 @@ class SelectiveDecoder:
             self._codec.flush_buffers()
         yield from self._returned(frames)
         yield from self._return_up_to(None)
+        self._counted.clear()
         self._codec.skip_frame = "DEFAULT"
-
-    def _end(self, packet: Any) -> Iterator[TimedPixels]:
-        if not self._is_timed:
-            yield from ((self._to_pixels(frame), frame.time) for frame in self._codec.decode(packet))
-            return
-        if not self._is_at_key_frames:
-            yield from self._returned(self._codec.decode(packet))
-        yield from self._return_up_to(None)
-
-    def _decode_all_from_now(self) -> Iterator[TimedPixels]:
-        """Give up the selection, because the packets have wrong timestamps, as in AVI."""
-        if self._is_at_key_frames:
-            yield from self._catch_up()
-        yield from self._return_up_to(None)
-        self._is_timed = False
-        self._codec.skip_frame = "DEFAULT"
-        self._decoding.frames = "all"
 
     def _time_s(self, pts: int) -> float:
         return pts * self._time_base.numerator / self._time_base.denominator

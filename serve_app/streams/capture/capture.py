@@ -14,9 +14,13 @@ from serve_app.streams.capture.reconnect import ReconnectingSource
 from serve_app.streams.progress import Progress
 from serve_app.types import Frame, Pixels, Position
 from serve_app.video.decoding import Decoding
-from serve_app.video.pictures import Undecoded, Video
+from serve_app.video.pictures import NotYetDecoded, Skipped, Video
 from serve_app.video.source import Source
 from serve_app.video.timestamps import Timestamps
+
+# A key frame that is early by this share of the interval between the frames that can be taken is taken, if only key
+# frames are decoded, because the next one may come much later.
+_MAX_EARLY = 0.25
 
 
 class Capture:
@@ -100,6 +104,7 @@ class Capture:
         opened_at_stream_s = opened_at_s - self._started_at_s if self._is_live else self._stream_time_s
         stamps = Timestamps(video.fps, is_recorded=video.has_end and pull_interval_s is None)
         due_s = 0.0  # the elapsed time at which the next frame is due
+        candidate_s = 0.0  # the elapsed time of the last frame that could be taken
         pictures = iter(video)
         while not self._stopped.is_set():
             if pull_interval_s is not None and self._stopped.wait(max(0.0, opened_at_s + due_s - time.monotonic())):
@@ -114,13 +119,19 @@ class Capture:
             if in_real_time and self._stopped.wait(max(0.0, opened_at_s + elapsed_s - time.monotonic())):
                 return
             self._stream_time_s = max(self._stream_time_s, opened_at_stream_s + elapsed_s)
-            taken = None if elapsed_s < due_s - 1e-3 else _decoded(pixels)
+            early_s = 1e-3
+            if isinstance(pixels, NotYetDecoded):
+                early_s = max(early_s, _MAX_EARLY * min(interval_s, elapsed_s - candidate_s))
+            taken = None
+            if not isinstance(pixels, Skipped):
+                candidate_s = elapsed_s
+                taken = _decoded(pixels) if elapsed_s >= due_s - early_s else None
             frame_id = self._progress.frame_captured()
             if taken is None:
                 self._progress.drop("max_fps", frame_id)
                 continue
             frame = Frame(frame_id, time.time(), self._stream_time_s, position, taken)
-            if interval_s:
+            if interval_s:  # the times that are due stay the same, so early frames do not increase the rate
                 due_s += interval_s * max(1, math.floor((elapsed_s - due_s) / interval_s) + 1)
             unused = self._mailbox.put(frame, wait=self._policy == "wait")
             if unused is None:
@@ -133,5 +144,5 @@ class Capture:
 
 
 def _decoded(pixels: Callable[[], Pixels]) -> Callable[[], Pixels] | None:
-    """Return the function that returns a frame's pixels, or None if the frame can no longer be decoded."""
-    return pixels.decode() if isinstance(pixels, Undecoded) else pixels
+    """Return the function that returns a frame's pixels, or None if the frame cannot be decoded."""
+    return pixels.decode() if isinstance(pixels, NotYetDecoded) else pixels

@@ -5,7 +5,9 @@ The same frames are taken as if all frames were decoded, or later ones, and no c
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,36 @@ async def test_only_the_key_frames_that_are_taken_are_decoded(tmp_path: Path, de
     assert ids_of(frames) == list(range(0, 150, 5))
     assert progress.decoding.frames == "key_frames"
     assert decoders[0].packets <= 32
+
+
+@pytest.mark.parametrize("jitter_s", [0.002, 0.005, 0.018])
+async def test_key_frames_that_come_a_little_early_are_taken(tmp_path: Path, jitter_s: float) -> None:
+    regular = save_coded_video(tmp_path / "a.mp4", frames=500, keys=every_second)
+    jitter = random.Random(1)
+    with av.open(str(regular)) as video, av.open(str(tmp_path / "b.mkv"), "w") as irregular:
+        stream = irregular.add_stream_from_template(video.streams.video[0])
+        for number, packet in enumerate(packet for packet in video.demux(video=0) if packet.size):
+            packet.pts = packet.dts = int(
+                (0.1 + 0.04 * number + jitter.uniform(-jitter_s, jitter_s)) / packet.time_base
+            )
+            packet.stream = stream
+            irregular.mux(packet)
+    frames, _ = await taken_from(tmp_path / "b.mkv", 1)
+    assert len(frames) == 20
+    times_s = [frame.stream_time_s for frame in frames]
+    assert max(after - before for before, after in itertools.pairwise(times_s)) < 1.1
+
+
+@pytest.mark.parametrize(("interval", "max_fps"), [(20, 1), (13, 1), (19, 1), (6, 2), (5, 3)])
+async def test_early_key_frames_do_not_raise_the_rate_above_max_fps(
+    tmp_path: Path, interval: int, max_fps: float
+) -> None:
+    path = save_coded_video(tmp_path / "a.mp4", frames=1000, keys=range(0, 1000, interval))
+    frames, progress = await taken_from(path, max_fps)
+    assert progress.decoding.frames == "key_frames"
+    assert 0.95 * 40 * max_fps - 1 <= len(frames) <= 40 * max_fps + 1
+    times_s = [frame.stream_time_s for frame in frames]
+    assert all(later - times_s[0] >= (number - 0.25) / max_fps for number, later in enumerate(times_s))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
