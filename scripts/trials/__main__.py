@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument(
         "--seed",
         type=int,
-        help="hostile, jobs, scene_health: the seed of the requests, kills or faults (default: random, or 24); drift: that "
-        "of everything",
+        help="hostile, jobs: the seed of the requests or of the kills (default: random); scene_health, drift: the seed "
+        "of everything that is random (default: 24)",
     )
     parser.add_argument(
         "--weights",
