@@ -101,7 +101,7 @@ def test_a_deleted_stream_leaves_nothing_behind(service: Service, video: Path, s
     assert stream_ids(service.url) == []
     assert worker.actor_names(APPLICATION) == set()
     kept = {path.name for path in (Path(stream_folders["state_dir"]) / APPLICATION).iterdir()}
-    assert {name for name in kept if not name.startswith("jobs")} == {"lock"}
+    assert {name for name in kept if not name.startswith(("jobs", "drift"))} == {"lock"}
     missing = httpx.get(f"{service.url}/streams/lot", timeout=LONG_TIMEOUT_S)
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
