@@ -5,7 +5,6 @@ Without a subcommand, it shows the drift of every source.
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from serve_app.cli.errors import CommandFailed
 from serve_app.cli.examples import examples
+from serve_app.cli.output import print_json
 from serve_app.cli.server import AsJson, Url, connect
 
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]
@@ -40,7 +40,7 @@ def show_drift(context: typer.Context, as_json: AsJson = False, url: Url = None)
     with connect(url) as client:
         sources = client.drift()
     if as_json:
-        print(json.dumps([one.model_dump(mode="json") for one in sources], indent=2))
+        print_json(sources)
         return
     from rich.console import Console
 

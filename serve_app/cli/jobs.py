@@ -12,6 +12,7 @@ import typer
 
 from serve_app.cli.errors import CommandFailed
 from serve_app.cli.examples import examples
+from serve_app.cli.output import print_json
 from serve_app.cli.server import AsJson, Url, connect
 from serve_app.cli.streams import split
 
@@ -151,7 +152,7 @@ def list_jobs(
     with connect(url) as client:
         jobs = list(client.jobs.list(state=state, tag=tag))
     if as_json:
-        print(json.dumps([job.model_dump(mode="json") for job in jobs], indent=2))
+        print_json(jobs)
     else:
         Console().print(status_table(jobs))
 

@@ -5,13 +5,13 @@ Without a subcommand, it lists the models of the running server.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serve_app.cli.examples import examples
+from serve_app.cli.output import print_json
 from serve_app.cli.server import AsJson, Url, connect
 from serve_app.schemas.models import ModelStatus
 
@@ -29,7 +29,7 @@ def list_models(context: typer.Context, as_json: AsJson = False, url: Url = None
     with connect(url) as client:
         models = client.models()
     if as_json:
-        print(json.dumps([model.model_dump(mode="json") for model in models], indent=2))
+        print_json(models)
         return
     from rich.box import SIMPLE
     from rich.console import Console

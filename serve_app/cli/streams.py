@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import typer
 
 from serve_app.cli.errors import CommandFailed
 from serve_app.cli.examples import examples
+from serve_app.cli.output import print_json
 from serve_app.cli.server import AsJson, Url, connect
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def list_streams(as_json: AsJson = False, url: Url = None) -> None:
     with connect(url) as client:
         streams = client.streams.list()
     if as_json:
-        print(json.dumps([stream.model_dump(mode="json") for stream in streams], indent=2))
+        print_json(streams)
         return
     from rich.console import Console
 
@@ -297,7 +297,7 @@ def events(
 def show(stream_id: Id, url: Url = None) -> None:
     """Print the whole status of a stream as JSON."""
     with connect(url) as client:
-        print(json.dumps(client.streams.status(stream_id).model_dump(mode="json"), indent=2))
+        print_json(client.streams.status(stream_id))
 
 
 @app.command(epilog=examples("sightline streams frame lot --output lot.jpg"))

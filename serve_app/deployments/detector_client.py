@@ -1,4 +1,4 @@
-"""The client with which Preprocessors and stream workers call the Detector."""
+"""The client with which Preprocessors, stream workers and JobRunners call the Detector."""
 
 from __future__ import annotations
 

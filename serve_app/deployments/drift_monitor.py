@@ -85,17 +85,13 @@ class DriftMonitor:
         self._telemetry.record_totals(DRIFT_LOST, {"tally_full": lost}, "reason")
         if self._publisher is not None:
             self._telemetry.record_totals(CLOUDWATCH_DOCUMENTS, self._publisher.outcomes, "outcome")
-        self._psi = {
-            (one.model, one.source): {
-                f"psi_{name}": feature.psi for name, feature in one.features.items() if feature.psi is not None
-            }
-            for one in sources
-        }
+        self._psi = {}
         for one in sources:
+            psi = {name: feature.psi for name, feature in one.features.items() if feature.psi is not None}
+            self._psi[one.model, one.source] = {f"psi_{name}": value for name, value in psi.items()}
             if one.seen_at_s is None or time.time() - one.seen_at_s < _RECENT_S:
-                for name, feature in one.features.items():
-                    if feature.psi is not None:
-                        self._telemetry.record(DRIFT_PSI, feature.psi, model=one.model, source=one.source, feature=name)
+                for name, value in psi.items():
+                    self._telemetry.record(DRIFT_PSI, value, model=one.model, source=one.source, feature=name)
 
     def _publish(self, minutes: list[MinuteCounts]) -> None:
         if self._publisher is not None:
