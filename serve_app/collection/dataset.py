@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from serve_app.disk import sync_folder
 from serve_app.types import Answer, ModelInfo
 
 IMAGES, LABELS, DESCRIPTION = "images", "labels", "data.yaml"
@@ -87,7 +88,7 @@ class Dataset:
         label_file = self._folder / LABELS / f"{stem}.txt"
         try:
             _write(label_file, labels)
-            _sync_folder(label_file.parent)  # otherwise, only the image might survive a power failure
+            sync_folder(label_file.parent)  # otherwise, only the image might survive a power failure
             _write(self._folder / IMAGES / f"{stem}.jpg", jpeg)
         except OSError:
             with suppress(OSError):
@@ -113,11 +114,3 @@ def _write(path: Path, data: bytes) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)  # the disk may be full, so keep no partial file
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from serve_app.disk import sync_folder
 from serve_app.errors import ModelError
 from serve_app.models.cache import locked
 from serve_app.models.failures import model_errors
@@ -195,7 +196,7 @@ def _accept(part: Path, target: Path, sha256: str | None) -> None:
         part.unlink()
         raise
     os.replace(part, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _check_pin(file: Path, target: Path) -> None:
@@ -224,12 +225,3 @@ def _check_pin(file: Path, target: Path) -> None:
 
 def _pin_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write a folder to the disk, so that a renamed file survives a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

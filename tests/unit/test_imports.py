@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "misspellings": "",
     "sections": "",
     "collect_args": "sections",
+    "disk": "",
     "config": "types errors network misspellings sections collect_args",
     "images": "types errors config",
     "ipc": "types errors config",
-    "collection": "types collect_args images",
+    "collection": "types collect_args disk images",
     "overload": "types errors config",
-    "models": "types errors network config images",
+    "models": "types errors disk network config images",
     "inference": "types errors config images ipc models",
     "telemetry": "types errors config schemas",
     "api": "types errors config schemas network overload telemetry",
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "sinks": "types errors schemas network",
     "drift": "types errors config schemas network ipc sinks",
     "streams": "types errors config schemas network images ipc collection telemetry video sinks",
-    "jobs": "types errors config schemas network images ipc overload telemetry video sinks",
+    "jobs": "types errors config schemas disk network images ipc overload telemetry video sinks",
 }
 RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these packages may import Ray, and also all of our packages
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}

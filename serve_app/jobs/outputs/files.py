@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from serve_app.disk import FULL, sync_folder
 from serve_app.errors import NoSpace, ServeAppError, Unavailable
-from serve_app.jobs.disk import FULL, sync_folder
 from serve_app.jobs.outputs.results import OutputFile
 
 _PART_PREFIX, _PART_SUFFIX = ".sightline-", ".part"

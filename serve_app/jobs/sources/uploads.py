@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from serve_app.config import AppArgs
+from serve_app.disk import FULL, sync_folder
 from serve_app.errors import Conflict, InvalidParameter, NoSpace
-from serve_app.jobs.disk import FULL, sync_folder
 from serve_app.jobs.sources.files import FilesSource, Place
 from serve_app.schemas.jobs import VIDEO_ENDINGS
 

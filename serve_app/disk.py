@@ -1,7 +1,7 @@
-"""What all files of jobs need: errors that mean a full disk, and folders whose changes survive a power failure.
+"""The disk: errors that mean that it is full, and folders whose changes survive a power failure.
 
-``outputs.files``, ``sources.uploads`` and ``store.database`` turn a full disk into NoSpace. ``Board``, ``Dispatch``,
-``Finishing``, ``Listing`` and ``running.tally`` try again later. A request of a client is refused.
+In ``jobs/``, ``outputs.files``, ``sources.uploads`` and ``store.database`` turn a full disk into NoSpace. ``Board``,
+``Dispatch``, ``Finishing``, ``Listing`` and ``running.tally`` try again later. A request of a client is refused.
 """
 
 from __future__ import annotations
