@@ -117,7 +117,7 @@ def second_node(cluster: Cluster, log: Path, starter: Sequence[str] = ()) -> Ite
         yield node
     finally:
         kill_all(node)
-        dev_shm.sweep()
+        dev_shm.sweep_all()
         _CURRENT.unlink(missing_ok=True)
         if before is not None:
             _CURRENT.write_text(before)

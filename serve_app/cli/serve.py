@@ -166,7 +166,7 @@ def leave_nothing() -> None:
         for pid in pids:
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-    dev_shm.sweep()
+    dev_shm.sweep_all()
 
 
 def _tell(message: str) -> None:

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from serve_app.errors import SharedMemoryError
@@ -64,6 +64,19 @@ def sweep(folder: Path = FOLDER) -> int:
     return sum(_sweep_socket(path) if path.suffix == _SOCKET_SUFFIX else _sweep_locked(path) for path in paths)
 
 
+def sweep_all(folder: Path = FOLDER) -> None:
+    """Call ``sweep`` when all present files are old enough for it, at most a second from now.
+
+    A process that was killed just after its start leaves young files.
+    """
+    waits_s = [0.0]
+    for path in folder.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # removed by its owner
+            waits_s.append(max(0.0, _MIN_AGE_S - _age_s(path)))
+    time.sleep(min(max(waits_s), _MIN_AGE_S))  # a clock that was set back must not make us wait for long
+    sweep(folder)
+
+
 def _sweep_locked(path: Path) -> bool:
     try:
         is_folder = path.is_dir()
@@ -100,8 +113,12 @@ def _sweep_socket(path: Path) -> bool:
 
 
 def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _MIN_AGE_S
+    return _age_s(path) > _MIN_AGE_S
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 if __name__ == "__main__":  # run after a cluster was stopped, to remove the files of killed processes
-    sweep()
+    sweep_all()

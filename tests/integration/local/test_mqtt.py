@@ -31,4 +31,4 @@ def test_the_broker_says_that_a_killed_server_is_offline(tmp_path: Path, broker:
         assert alive == []
     finally:
         launch.stop_group(server.process)
-        dev_shm.sweep()  # the files of processes that were killed; the next server would also remove them
+        dev_shm.sweep_all()  # the files of processes that were killed; the next server would also remove them

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -144,10 +145,19 @@ async def test_a_call_to_a_killed_server_fails_and_its_socket_is_swept(tmp_path:
                 await call
             with pytest.raises(ReplicaGone):
                 await replicas.call("never")
-    (left,) = tmp_path.iterdir()
-    os.utime(left, (0, 0))  # old enough to be swept
-    assert dev_shm.sweep(tmp_path) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+    dev_shm.sweep_all(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_keeps_what_is_so_new_that_its_owner_may_still_prepare_it(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as owner:
+        owner.bind(str(tmp_path / "sightline-s-1.sock"))
+        (tmp_path / "sightline-folder").mkdir()
+        assert dev_shm.sweep(tmp_path) == 0
+    for left in tmp_path.iterdir():
+        os.utime(left, (0, 0))
+    assert dev_shm.sweep(tmp_path) == 2
 
 
 async def test_an_existing_caller_finds_a_new_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
