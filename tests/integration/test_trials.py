@@ -109,7 +109,7 @@ def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: boo
     second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
     with serving(local_config({"models": {SECOND: {"weights": second}}})) as cluster:
         assert mix(cluster, pictures, 60 if chaos else 3, quiet).problems == []
-        trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 2, quiet)
+        trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 1, quiet)
     assert trial.problems == []
     assert "OpenVINO cannot read broken.onnx" in trial.refusal
 

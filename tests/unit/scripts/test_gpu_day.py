@@ -90,6 +90,7 @@ def unit_tests_without(package: str, folder: Path) -> tuple[str, list[dict[str, 
     return outcome, json.loads((folder / "unit_tests.json").read_text())
 
 
+@pytest.mark.usefixtures("only_with_chaos")
 def test_the_unit_tests_run_on_a_machine_without_openvino(tmp_path: Path) -> None:
     outcome, results = unit_tests_without("openvino", tmp_path)
     assert outcome == "done", (tmp_path / "unit_tests.log").read_text()
