@@ -133,4 +133,5 @@ def reporter_to(monitor: Replicas, args: AppArgs, *, on_notice: Callable[[Notice
     async def send(report: Report) -> list[Notice]:
         return await monitor.call(DriftMonitorStub.report, report)
 
-    return Reporter(Tally(measures=args.drift.enabled), send, on_notice=on_notice)
+    tally = Tally(measures=args.drift.enabled, stream_interval_s=args.drift.stream_interval_s)
+    return Reporter(tally, send, on_notice=on_notice)
