@@ -58,6 +58,7 @@ class Monitor:
         self._dirty_hours: set[HourKey] = set()
         self._dirty_minutes: set[tuple[str, str, int]] = set()
         self._dirty_reporters: set[str] = set()
+        self._handed_over_before: int | None = None  # the minutes before this one are still in the store
         self._forgotten: set[tuple[str, str]] = set()
         self._replaced: dict[
             tuple[str, str], tuple[str, float]
@@ -121,6 +122,8 @@ class Monitor:
             for (model, source), names in self._dirty_sources.items():
                 self._store.put_parts(model, source, self._pack(self.sources[model, source], names))
             self._store.put_hours((key, pack({}, self._hours[key])) for key in self._dirty_hours)
+            if self._handed_over_before is not None:  # first, because counts of such a minute may arrive late
+                self._store.forget_minutes(self._handed_over_before)
             self._store.put_minutes(
                 (*key, json.dumps([self._minutes[key].images, self._minutes[key].detections]).encode())
                 for key in self._dirty_minutes
@@ -133,7 +136,7 @@ class Monitor:
         for key in self._dirty_sources:
             self.sources[key].reference.changed.clear()
         self._dirty_reporters, self._dirty_minutes, self._dirty_hours = set(), set(), set()
-        self._dirty_sources, self._forgotten = {}, set()
+        self._dirty_sources, self._forgotten, self._handed_over_before = {}, set(), None
         if now_s - self._tidied_at_s > _HOUR_S:
             self._tidy(now_s)
 
@@ -149,9 +152,9 @@ class Monitor:
         return [self._minutes[key] for key in sorted(self._minutes, key=lambda key: key[2]) if key[2] < before]
 
     def forget_minutes(self, before: int) -> None:
-        """Forget the counts that ``finished_minutes`` returns."""
+        """Forget the counts that ``finished_minutes`` returns. The next ``save`` deletes them from the disk."""
         self._minutes = {key: counts for key, counts in self._minutes.items() if key[2] >= before}
-        self._store.forget_minutes(before)
+        self._handed_over_before = before
 
     def find(self, model: str, source: str) -> Watched:
         """Return a watched source. Raise NotFound if there is none with these names."""

@@ -36,6 +36,10 @@ _TABLES = (
 )
 
 
+class _Damaged(sqlite3.DatabaseError):
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 class HourKey(NamedTuple):
     """The key of a histogram by hour."""
 
@@ -81,7 +85,7 @@ class DriftStore:
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("COMMIT")
-        except sqlite3.OperationalError as exc:
+        except sqlite3.DatabaseError as exc:
             if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
                 raise NoSpace("the disk with the drift monitor's state is full; free some space") from exc
             raise Unavailable(f"{FILE} cannot be written: {exc}; check the disk of streams.state_dir") from exc
@@ -196,6 +200,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # A killed process loses nothing; a power failure may lose the last seconds.
     connection.execute("PRAGMA synchronous = NORMAL")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (problem := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise _Damaged(problem.splitlines()[-1])
     if version == 0:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES:

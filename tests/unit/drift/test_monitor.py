@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from serve_app.drift.monitor import Monitor
 from serve_app.drift.reference import Reference
 from serve_app.drift.store import FILE, DriftStore
 from serve_app.drift.tally import MinuteCounts
-from serve_app.errors import InvalidParameter, NotFound
+from serve_app.errors import InvalidParameter, NotFound, Unavailable
 from tests.support.drift import ARGS, HOUR_S, images, report
 
 NOON = 12
@@ -219,6 +220,30 @@ def test_a_damaged_file_is_kept_and_the_monitor_starts_without_it(
     assert "drift.damaged" in caplog.text
     assert (tmp_path / "drift.damaged").read_bytes().startswith(b"not a database")
     store.close()
+
+
+def test_a_file_that_is_damaged_in_the_middle_is_kept_and_the_monitor_starts_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, store = opened(tmp_path)
+    feed(monitor, 0, 12)
+    monitor.save(NOW_S)
+    store.close()
+    data = bytearray((tmp_path / FILE).read_bytes())
+    for page in range(4096, len(data), 4096):
+        data[page : page + 512] = b"\xff" * 512
+    (tmp_path / FILE).write_bytes(data)
+    monitor, store = opened(tmp_path)
+    assert monitor.sources == {}
+    assert "drift.damaged" in caplog.text
+    monitor.apply(report(20, images(50)), NOW_S)
+    monitor.save(NOW_S)
+    store.close()
+
+
+def test_a_file_that_becomes_damaged_is_an_expected_error(store: DriftStore) -> None:
+    with pytest.raises(Unavailable, match="cannot be written"), store.transaction():
+        raise sqlite3.DatabaseError("database disk image is malformed")
 
 
 def test_a_damaged_source_starts_again_and_the_others_are_read(
