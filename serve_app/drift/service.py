@@ -97,6 +97,12 @@ class DriftService:
         sources = await self.sources()
         return next(one for one in sources if (one.model, one.source) == (new.model, new.source))
 
+    async def forget(self, source: str) -> None:
+        """Forget a source, because its stream was deleted."""
+        await self._wait_until_open()
+        await self._apply_waiting()  # the last report of the stream's process may be among them
+        self._publish(await self._in_thread(self._forget, source))
+
     async def drifting(self) -> frozenset[str]:
         """Return the names of the sources that drift now."""
         return await self._call(self._monitor.drifting)
@@ -142,7 +148,7 @@ class DriftService:
         if not waiting:
             return
         notices = await self._in_thread(self._apply, [report for report, _ in waiting])
-        self._publish([notice for each in notices for notice in each])
+        self._publish([notice for each in notices for notice in each if not notice.is_published])
         for (_, answer), found in zip(waiting, notices, strict=True):
             if not answer.done():  # the caller may have stopped waiting
                 answer.set_result(found)
@@ -180,6 +186,11 @@ class DriftService:
             self._on_minutes(minutes)
             self._monitor.forget_minutes(before)
             self._save()
+
+    def _forget(self, source: str) -> list[Notice]:
+        notices = self._monitor.forget(source, time.time())
+        self._save()
+        return notices
 
     def _set_reference(self, new: NewReference) -> Notice | None:
         now_s = time.time()

@@ -120,6 +120,10 @@ class DriftStore:
         """Delete the state of a source, but not its histograms by hour."""
         self._opened.execute("DELETE FROM parts WHERE model = ? AND source = ?", (model, source))
 
+    def forget_hours_of(self, model: str, source: str) -> None:
+        """Delete the histograms by hour of a source."""
+        self._opened.execute("DELETE FROM hours WHERE model = ? AND source = ?", (model, source))
+
     def hour(self, key: HourKey) -> bytes | None:
         """Return the histogram of an hour, or None if there is none."""
         row = self._opened.execute(

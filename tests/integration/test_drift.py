@@ -264,6 +264,7 @@ def test_a_shift_is_named_in_the_drift_the_metric_the_webhook_and_the_events_of_
         assert began_at(hook)["stream/gate"]["psi"] == event["psi"]
         eventually(lambda: min(psi_in_metrics().values()) > 0.5, what="the metric after the shift")
         delete_stream(url, "gate")
+    eventually(lambda: drift(url, "stream/gate") is None, what="the end of the deleted stream's drift")
 
 
 def began_at(hook: Hook) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,6 @@ from tests.support.drift import ARGS, HOUR_S, images, report
 NOON = 12
 NOW_S = 12 * HOUR_S + 60.0
 MINUTE = 12 * 60  # the minute before
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[DriftStore]:
-    made = DriftStore(tmp_path)
-    assert made.acquire()
-    yield made
-    made.close()
 
 
 def opened(folder: Path) -> tuple[Monitor, DriftStore]:
