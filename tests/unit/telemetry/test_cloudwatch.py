@@ -363,7 +363,15 @@ def test_the_agent_gets_a_datagram_for_each_document() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["tcp://127.0.0.1", "http://127.0.0.1:25888", "unix:///run/agent", "tcp://:25888", "tcp://a:99999", "udp://agent..local:1"]
+    "setting",
+    [
+        "tcp://127.0.0.1",
+        "http://127.0.0.1:25888",
+        "unix:///run/agent",
+        "tcp://:25888",
+        "tcp://a:99999",
+        "udp://agent..local:1",
+    ],
 )
 def test_an_address_that_the_agent_does_not_have_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"telemetry\.cloudwatch"):
