@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import select
 import socket
 import stat
@@ -29,6 +30,7 @@ STDOUT = "stdout"
 MAX_WAITING = 10_000  # documents; the oldest are dropped
 _MAX_FILE_BYTES = 64 << 20  # then the file is renamed to ``.1``, which replaces the previous one
 _TIMEOUT_S = 2.0
+_LIKE_AN_ADDRESS = re.compile(r"(tcp|udp):.*|[^/]+:\d+", re.IGNORECASE)  # one that is incomplete
 
 
 class Outlet(Protocol):
@@ -48,7 +50,7 @@ def open_outlet(setting: str) -> Outlet:
     """
     if setting == STDOUT:
         return _Stdout()
-    if "://" not in setting:
+    if "://" not in setting and not _LIKE_AN_ADDRESS.fullmatch(setting):
         return _File(Path(setting).expanduser().absolute())  # without following links, because of /proc/1/fd/1
     try:
         parts = urlsplit(setting)

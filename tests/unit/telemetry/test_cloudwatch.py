@@ -371,6 +371,10 @@ def test_the_agent_gets_a_datagram_for_each_document() -> None:
         "tcp://:25888",
         "tcp://a:99999",
         "udp://agent..local:1",
+        "127.0.0.1:25888",
+        "agent:25888",
+        "tcp:127.0.0.1:25888",
+        "udp:/agent:1",
     ],
 )
 def test_an_address_that_the_agent_does_not_have_is_refused(setting: str) -> None:
