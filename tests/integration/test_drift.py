@@ -27,8 +27,7 @@ from scripts.trials.cluster import Cluster
 from scripts.trials.field.videos.servers import sends, serving
 from scripts.trials.node import kill_all, second_node
 from serve_app.schemas.drift import SourceDrift
-from serve_app.schemas.streams import DetectParams
-from serve_app.types import PictureRequest
+from serve_app.types import DetectParams, PictureRequest
 from tests.integration.conftest import (
     LONG_TIMEOUT_S,
     Service,
@@ -185,6 +184,7 @@ def test_a_report_that_no_monitor_takes_waits_for_the_next_monitor(url: str) -> 
     eventually(lambda: measured(url) == before + 15, what="the reports")
 
 
+@pytest.mark.usefixtures("only_with_chaos")  # takes a minute; the tests above, in which processes die, need no --chaos
 def test_a_node_that_dies_counts_nothing_twice_and_the_reference_is_kept(
     url: str, service: Service, application: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -232,7 +232,9 @@ def test_a_shift_is_named_in_the_drift_the_metric_the_webhook_and_the_events_of_
     answers = {"/cam": sends(PICTURE, Content_Type="image/jpeg")}
     with serving(answers) as camera:
         start_stream(url, f"{camera.url}/cam", max_fps=50, stream_id="gate")
-        send(url, REFERENCE_IMAGES + WINDOW_IMAGES - measured(url))
+        send(url, REFERENCE_IMAGES - measured(url))
+        eventually(lambda: state_of(url, "http") == "collecting", what="the reference of the requests")
+        send(url, WINDOW_IMAGES)
         for source in ("http", "stream/gate"):
             eventually(lambda s=source: state_of(url, s) == "steady", what=f"the figures of {source}")  # type: ignore[misc]
         eventually(lambda: psi_in_metrics() == {"http": 0.0, "stream/gate": 0.0}, what="the metric before the shift")
