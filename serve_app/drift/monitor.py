@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -220,10 +221,20 @@ class Monitor:
         return self.set_reference(model, source, reference, now_s)
 
     def set_reference(self, model: str, source: str, reference: Reference, now_s: float) -> Notice | None:
-        """Set the reference of a source: see ``set_reference_of_hours`` for the result and the errors."""
-        notice = self._end((model, source), now_s)
-        self.find(model, source).set_reference(reference)
+        """Set and save the reference of a source: see ``set_reference_of_hours`` for the result and the errors.
+
+        If the reference cannot be saved, nothing changes. Raise NoSpace or Unavailable then.
+        """
+        watched = self.find(model, source)
+        before = copy(watched)
+        watched.set_reference(reference)
         self._dirty_sources.setdefault((model, source), set()).update({_FIELDS, _WINDOW})
+        try:
+            self.save(now_s)
+        except BaseException:
+            self.sources[model, source] = before
+            raise
+        notice = _notice(model, source, "ended", watched, now_s) if before.alarm.features else None
         if notice:  # the stream learns it from the answer to its next report
             self._owed[model, source] = replace(notice, is_published=True)
         return notice

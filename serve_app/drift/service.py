@@ -197,12 +197,8 @@ class DriftService:
         if new.reference is None:
             assert new.since_at_s is not None
             until_s = new.until_at_s or now_s
-            notice = self._monitor.set_reference_of_hours(new.model, new.source, new.since_at_s, until_s, now_s)
-        else:
-            reference = self._from_file(new.reference)
-            notice = self._monitor.set_reference(new.model, new.source, reference, now_s)
-        self._monitor.save(now_s)
-        return notice
+            return self._monitor.set_reference_of_hours(new.model, new.source, new.since_at_s, until_s, now_s)
+        return self._monitor.set_reference(new.model, new.source, self._from_file(new.reference), now_s)
 
     def _from_file(self, file: ReferenceFile) -> Reference:
         hours = {}

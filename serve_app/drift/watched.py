@@ -143,10 +143,8 @@ class Watched:
 
     def set_reference(self, reference: Reference) -> None:
         """Replace the reference. This ends a drift."""
-        self.reference = reference
-        self.window.clear()
+        self.reference, self.window, self.alarm = reference, Window(self._args.window_images), Alarm()
         self.figures = {}
-        self.alarm.clear()
 
     def note_labels(self, labels: Mapping[int, str]) -> None:
         """Remember the labels of class ids, up to 1,000 of them."""

@@ -10,6 +10,7 @@ from serve_app.drift.answers import report_of
 from serve_app.drift.monitor import Monitor
 from serve_app.drift.reference import Reference
 from serve_app.drift.store import DriftStore
+from serve_app.errors import Unavailable
 from tests.support.drift import ARGS, HOUR_S, images, report
 
 NOW_S = 12 * HOUR_S + 60.0
@@ -78,6 +79,24 @@ def test_a_stream_learns_from_its_next_report_that_a_new_reference_has_ended_its
     (late,) = monitor.apply(report(16, images(50, brightness=30)), NOW_S)
     assert (late.change, late.source, late.is_published) == ("ended", GATE, True)
     assert monitor.apply(report(17, images(50, brightness=30)), NOW_S) == []
+    store.close()
+
+
+def test_a_reference_that_cannot_be_stored_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, store = drifting(tmp_path)
+    before = report_of(monitor)
+    assert store._connection is not None
+    store._connection.execute("PRAGMA query_only = 1")
+    dark = Reference.of_blocks([(0, images(200, brightness=30))], window_images=100)
+    with pytest.raises(Unavailable):
+        monitor.set_reference("default", GATE, dark, NOW_S)
+    assert report_of(monitor) == before
+    store._connection.execute("PRAGMA query_only = 0")
+    assert monitor.apply(report(16, images(0)), NOW_S) == []
+    monitor.save(NOW_S)
+    store.close()
+    monitor, store = opened(tmp_path)
+    assert report_of(monitor) == before
     store.close()
 
 
