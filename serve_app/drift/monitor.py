@@ -77,7 +77,7 @@ class Monitor:
         parts: dict[tuple[str, str], dict[str, bytes]] = {}
         for model, source, part, data in self._store.parts():
             parts.setdefault((model, source), {})[part] = data
-        for (model, source), data_of in parts.items():
+        for (model, source), data_of in parts.items() if self._args.enabled else ():
             if source == ALL:
                 self._load_together(model, data_of)
                 continue
@@ -102,8 +102,9 @@ class Monitor:
         self.lost += report.lost
         for counts in report.minutes:
             self._add_minute(counts)
-        notices = [notice for seen in report.seen if (notice := self._add(seen, now_s))]
-        owed = [self._owed.pop((seen.model, seen.source), None) for seen in report.seen]
+        all_seen = report.seen if self._args.enabled else ()  # a process with the previous settings may still measure
+        notices = [notice for seen in all_seen if (notice := self._add(seen, now_s))]
+        owed = [self._owed.pop((seen.model, seen.source), None) for seen in all_seen]
         notices = [notice for notice in owed if notice] + notices
         self._answers[report.reporter] = notices
         return notices
@@ -129,6 +130,7 @@ class Monitor:
 
         After an error, the next call writes it.
         """
+        is_time_to_tidy = abs(now_s - self._tidied_at_s) > _HOUR_S  # the clock may have been set back
         with self._store.transaction():
             self._store.put_reporters({name: self._numbers[name] for name in self._dirty_reporters}, now_s)
             for model, source in self._forgotten:
@@ -150,7 +152,7 @@ class Monitor:
                 for key in self._dirty_minutes
                 if key in self._minutes
             )
-            if now_s - self._tidied_at_s > _HOUR_S:
+            if is_time_to_tidy:
                 self._store.forget_reporters(now_s - _FORGET_REPORTERS_AFTER_S)
                 self._store.forget_hours(int(now_s // _HOUR_S) - _KEPT_DAYS * HOURS)
                 self._store.forget_minutes(int(now_s // 60) - _KEPT_MINUTES)
@@ -159,7 +161,7 @@ class Monitor:
         self._dirty_reporters, self._dirty_minutes, self._dirty_hours = set(), set(), set()
         self._dirty_together, self._forgotten, self._erased = set(), set(), set()
         self._dirty_sources, self._handed_over_before = {}, None
-        if now_s - self._tidied_at_s > _HOUR_S:
+        if is_time_to_tidy:
             self._tidy(now_s)
 
     def drifting(self) -> frozenset[str]:
@@ -246,7 +248,9 @@ class Monitor:
         watched, ended = self.sources.get(key), None
         if watched is None or watched.version != seen.version:  # a changed model begins a new reference
             version, until_s = self._replaced.get(key, ("", 0.0))
-            if version == seen.version and now_s < until_s:  # another process still has the previous model
+            if (
+                version == seen.version and until_s - _ROLL_OUT_S <= now_s < until_s
+            ):  # another process still has the previous model
                 return None
             if watched is not None:
                 self._replaced[key] = watched.version, now_s + _ROLL_OUT_S

@@ -181,6 +181,38 @@ def test_old_sources_hours_and_minutes_are_forgotten(store: DriftStore) -> None:
     assert store.hours("default", "stream/gate", "v1", 0, 10**9) == []
 
 
+def test_a_clock_that_was_a_year_ahead_stops_neither_the_forgetting_nor_a_model(store: DriftStore) -> None:
+    monitor = Monitor(store, ARGS)
+    year_s = 365 * 24 * HOUR_S
+    feed(monitor, 0, 1)
+    monitor.apply(report(1, images(50), source="key/dock", version="v2"), NOW_S + year_s)
+    monitor.save(NOW_S + year_s)
+    for number in range(2, 10):  # the clock is right again, and so is the model
+        at_s = NOW_S + number * HOUR_S
+        monitor.apply(report(number, images(50), source="key/dock", hour=int(at_s // HOUR_S)), at_s)
+        monitor.save(at_s)
+    assert monitor.find("default", "key/dock").version == "v1"
+    assert len(monitor._hours) < 5
+
+
+def test_nothing_drifts_while_drift_is_disabled_and_references_are_kept(tmp_path: Path) -> None:
+    monitor, store = opened(tmp_path)
+    feed(monitor, 0, 12)
+    feed(monitor, 12, 4, brightness=30)
+    monitor.save(NOW_S)
+    before = report_of(monitor)
+    assert monitor.drifting() == {"key/dock"}
+    disabled = Monitor(store, ARGS.model_copy(update={"enabled": False}))
+    disabled.load()
+    disabled.apply(report(16, images(50), source="key/dock", version="v2"), NOW_S)  # from a process that ends soon
+    disabled.save(NOW_S)
+    assert (disabled.drifting(), report_of(disabled)) == (frozenset(), [])
+    store.close()
+    monitor, store = opened(tmp_path)
+    assert report_of(monitor) == before
+    store.close()
+
+
 def test_all_sources_of_a_model_together_have_figures(store: DriftStore) -> None:
     monitor = Monitor(store, ARGS)
     feed(monitor, 0, 12)
