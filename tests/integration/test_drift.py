@@ -204,7 +204,7 @@ def test_a_node_that_dies_counts_nothing_twice_and_the_reference_is_kept(
         names = ("one", "two")
         with serving({"/cam": sends(PICTURE, Content_Type="image/jpeg")}) as camera:
             for name in names:
-                start_stream(url, f"{camera.url}/cam", max_fps=10, stream_id=name)
+                start_stream(url, f"{camera.url}/cam", max_fps=2, stream_id=name)
             eventually(lambda: len(there.workers()) == 1, what="a stream on the second node")
             for name in names:
                 eventually(lambda n=name: measured(url, f"stream/{n}"), what="the first report of a stream")  # type: ignore[misc]
@@ -212,7 +212,7 @@ def test_a_node_that_dies_counts_nothing_twice_and_the_reference_is_kept(
             kill_all(node)
             eventually(lambda: sum(stream_status(url, name).restarts for name in names) == 1, what="the restart")
             for name in names:
-                eventually(lambda n=name: measured(url, f"stream/{n}") > known[n] + 20, what="further reports")  # type: ignore[misc]
+                eventually(lambda n=name: measured(url, f"stream/{n}") > known[n] + 5, what="further reports")  # type: ignore[misc]
                 counted = measured(url, f"stream/{name}")
                 assert counted <= stream_status(url, name).processed
         send(url, 15)
