@@ -81,7 +81,7 @@ def build_app(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 0.05},
         max_ongoing_requests=SUPERVISOR_MAX_CALLS,
         **_COMMON,
-    ).bind(detectors, app_args)
+    ).bind(detectors, app_args, drift_monitor)
     runner = serve.deployment(
         JobRunner,
         ray_actor_options={"num_cpus": 0.1},

@@ -269,6 +269,7 @@ class DriftArgs(Section):
     enabled: bool = True  # if false, images are only counted
     reference_images: int = Field(1000, ge=200, le=100_000)  # for streams, in each hour of the day
     window_images: int = Field(100, ge=50, le=10_000)
+    stream_interval_s: float = Field(5.0, ge=0, le=3600)  # at least this time between two measured frames of a stream
     # A feature drifts if its PSI is above this limit, and above the limits that follow from the reference itself.
     threshold: float = Field(0.5, gt=0, le=5, allow_inf_nan=False)
     webhook_url: SecretStr | None = None  # gets the event drift of every source; it may contain a token

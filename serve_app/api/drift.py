@@ -36,7 +36,8 @@ def router(drift: Drift, streams: Streams) -> Router:
     async def show_drift(who: Who, request: Request) -> DriftReport:
         """Return, for each source of images, whether its images and detections differ from its reference.
 
-        A key sees its own requests and the streams that it may see. A key with the permission `admin` sees everything.
+        A key sees its own requests and, with the permission `streams`, the streams that it may see. A key with the
+        permission `admin` sees everything.
         """
         sources = await drift.sources()
         if not who.is_admin:

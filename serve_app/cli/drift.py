@@ -42,6 +42,9 @@ def show_drift(context: typer.Context, as_json: AsJson = False, url: Url = None)
     if as_json:
         print_json(sources)
         return
+    if not sources:
+        print("no image has been measured yet")
+        return
     from rich.console import Console
 
     from serve_app.cli.drift_table import drift_table
@@ -80,23 +83,30 @@ def reference(
 
     if sum(given is not None for given in (since, file, save)) != 1:
         raise typer.BadParameter("use exactly one of --since, --file and --save")
+    if until is not None and since is None:
+        raise typer.BadParameter("--until: use it with --since")
     with connect(url) as client:
         if save is not None:
-            save.write_text(client.send(requests.drift_reference(source, model)).model_dump_json())
+            saved = client.send(requests.drift_reference(source, model)).model_dump_json()
+            try:
+                save.write_text(saved)
+            except OSError as exc:
+                raise CommandFailed(f"--save: {save} cannot be written: {exc.strerror}") from exc
             print(f"{save}: the reference of {source}")
             return
         try:
-            new = NewReference(
-                model=model,
-                source=source,
-                since_at_s=since.timestamp() if since else None,
-                until_at_s=until.timestamp() if until else (time.time() if since else None),
-                reference=ReferenceFile.model_validate_json(file.read_bytes()) if file else None,
-            )
+            given = ReferenceFile.model_validate_json(file.read_bytes()) if file else None
         except OSError as exc:
             raise CommandFailed(f"{file} cannot be read: {exc.strerror}") from exc
         except ValidationError as exc:
             raise CommandFailed(f"{file} is not a reference: save one with sightline drift reference --save") from exc
+        new = NewReference(
+            model=model,
+            source=source,
+            since_at_s=max(since.timestamp(), 0) if since else None,
+            until_at_s=max(until.timestamp(), 0) if until else (time.time() if since else None),
+            reference=given,
+        )
         status = client.send(requests.set_drift_reference(new))
     images = status.reference.images if status.reference else 0
     print(f"{source} is now compared with {images} images")
@@ -115,4 +125,9 @@ def plot(
 
     with connect(url) as client:
         histograms = client.send(requests.drift_histograms(source, model))
-    print(save_plot(histograms, output))
+    try:
+        print(save_plot(histograms, output))
+    except OSError as exc:
+        raise CommandFailed(f"--output: {output} cannot be written: {exc.strerror}") from exc
+    except ValueError as exc:  # matplotlib does not know the suffix
+        raise CommandFailed(f"--output: {output} is no picture: use a name that ends in .png, .svg or .pdf") from exc

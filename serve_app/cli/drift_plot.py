@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -13,10 +14,15 @@ from serve_app.schemas.drift import DriftHistograms, FeatureHistogram
 
 _MAX_BARS = 28
 _COLUMNS = 5
+_MAX_LABEL = 30  # characters
 
 
 def save_plot(histograms: DriftHistograms, path: Path) -> Path:
-    """Draw the histograms of all features, save the drawing, and return its path."""
+    """Draw the histograms of all features, save the drawing, and return its path.
+
+    The suffix of the path is the format; without a suffix, it is PNG. Raise ValueError if matplotlib does not know the
+    suffix, and OSError if the drawing cannot be saved.
+    """
     rows = -(-len(histograms.features) // _COLUMNS)
     figure, grid = plt.subplots(rows, _COLUMNS, figsize=(4 * _COLUMNS, 3.2 * rows), layout="constrained", squeeze=False)
     for axes in grid.flat:
@@ -27,13 +33,22 @@ def save_plot(histograms: DriftHistograms, path: Path) -> Path:
         at = range(len(bins))
         axes.bar([x - 0.2 for x in at], [feature.reference[i] for i in bins], 0.4, label="reference", color="#9aa0a6")
         axes.bar([x + 0.2 for x in at], [feature.current[i] for i in bins], 0.4, label="current", color="#1a73e8")
-        axes.set_xticks(list(at), [feature.bins[i] for i in bins], rotation=90, fontsize=6)
+        # A label is plain text, although it may look like a formula of TeX.
+        axes.set_xticks(list(at), [_short(feature.bins[i]) for i in bins], rotation=90, fontsize=6, parse_math=False)
         axes.set_title(name)
     grid[0, 0].legend(fontsize=8)
     figure.suptitle(f"{histograms.source}, model {histograms.model}: share of values")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the font lacks some characters, which become boxes
+            figure.savefig(path, dpi=110, format=path.suffix.removeprefix(".") or "png")
+    finally:
+        plt.close(figure)
     return path
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _MAX_LABEL else f"{label[: _MAX_LABEL - 1]}…"
 
 
 def shown_bins(feature: FeatureHistogram) -> list[int]:

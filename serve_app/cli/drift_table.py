@@ -16,9 +16,8 @@ def drift_table(sources: list[SourceDrift]) -> Table:
     for one in sources:
         state = f"{one.state}: {', '.join(one.drifting) or one.detail}" if one.drifting or one.detail else one.state
         reference = "" if one.reference is None else f"{one.reference.images} images"
-        table.add_row(
-            one.source, one.model, state, _since(one), _largest(one), reference, f"{one.window_images} images"
-        )
+        window = "" if one.reference is None else f"{one.window_images} images"
+        table.add_row(one.source, one.model, state, _since(one), _largest(one), reference, window)
     return table
 
 

@@ -20,13 +20,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from serve_app.disk import sync_folder
 from serve_app.types import Answer, ModelInfo
 
 IMAGES, LABELS, DESCRIPTION = "images", "labels", "data.yaml"
 PART_SUFFIX = ".part"  # of a file that is being written
-_SEEN = "seen.json"
+_SEEN, _SEEN_IDS = "seen.json", TypeAdapter(list[int])
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME = 64
 _COMMENT = (
@@ -75,8 +76,8 @@ class Dataset:
     def read_seen(self) -> set[int]:
         """Return the ids of the classes that were kept as new ones."""
         try:
-            return set(json.loads((self._folder / _SEEN).read_bytes()))
-        except (OSError, ValueError):  # there is no file yet, or a power failure has damaged it
+            return set(_SEEN_IDS.validate_json((self._folder / _SEEN).read_bytes()))
+        except (OSError, ValidationError):  # there is no file yet, or it is damaged
             return set()
 
     def add(self, stem: str, jpeg: bytes, labels: bytes) -> None:

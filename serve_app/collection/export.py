@@ -66,15 +66,18 @@ def export(source: Path, target: Path) -> Exported:
     dataset = _find_dataset(source)
     if target.exists():
         raise ExportFailed(f"{target} already exists: choose another name, or delete it")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ExportFailed(f"{target} is inside {source}: choose another folder")
+    names = _names(dataset / DESCRIPTION)
     parts = _split(_stems(dataset))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         unfinished = Path(scratch) / "dataset"
-        if target.suffix == ".zip":
+        if target.suffix.lower() == ".zip":
             with zipfile.ZipFile(unfinished, "w") as archive:
-                exported = _write(dataset, parts, _ZipWriter(archive))
+                exported = _write(dataset, parts, names, _ZipWriter(archive))
         else:
-            exported = _write(dataset, parts, _FolderWriter(unfinished))
+            exported = _write(dataset, parts, names, _FolderWriter(unfinished))
         os.rename(unfinished, target)
     return exported
 
@@ -114,24 +117,35 @@ def _hash(stem: str) -> float:
     return int.from_bytes(sha256(stem.encode()).digest()[:8]) / 2**64
 
 
-def _write(dataset: Path, parts: dict[str, str], writer: _Writer) -> Exported:
+def _names(file: Path) -> tuple[str, ...]:
+    """Return the names of the classes in ``data.yaml``, which may be a dictionary or a list."""
+    try:
+        names = yaml.safe_load(file.read_text(encoding="utf-8"))["names"]
+        return tuple(map(str, names.values() if isinstance(names, dict) else names))
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as exc:
+        raise ExportFailed(f"{file} has no valid names of classes: correct the file") from exc
+
+
+def _write(dataset: Path, parts: dict[str, str], names: tuple[str, ...], writer: _Writer) -> Exported:
     counts = {"train": 0, "val": 0}
     for stem, jpeg, labels in _read(dataset, parts):
         part = parts[stem]
         writer.add(f"{IMAGES}/{part}/{stem}.jpg", jpeg)
         writer.add(f"{LABELS}/{part}/{stem}.txt", labels)
         counts[part] += 1
-    names = yaml.safe_load((dataset / DESCRIPTION).read_text(encoding="utf-8"))["names"]
-    writer.add(DESCRIPTION, description(tuple(names.values()), f"{IMAGES}/train", f"{IMAGES}/val"))
+    writer.add(DESCRIPTION, description(names, f"{IMAGES}/train", f"{IMAGES}/val"))
     return Exported(**counts)
 
 
 def _read(dataset: Path, parts: dict[str, str]) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield the stem, the image and the labels of each image that still exists."""
     for stem in sorted(parts):
+        label_file = dataset / LABELS / f"{stem}.txt"
         try:
             jpeg = (dataset / IMAGES / f"{stem}.jpg").read_bytes()  # first, because the service deletes it first
-            labels = (dataset / LABELS / f"{stem}.txt").read_text(encoding="ascii")
+            labels = label_file.read_text(encoding="ascii")
         except FileNotFoundError:  # the service has just deleted it, because of the quota or its age
             continue
+        except UnicodeDecodeError as exc:
+            raise ExportFailed(f"{label_file} is not a label file: correct it, or delete it with its image") from exc
         yield stem, jpeg, "".join(f"{' '.join(line.split()[:_COLUMNS])}\n" for line in labels.splitlines()).encode()

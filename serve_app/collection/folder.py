@@ -185,7 +185,8 @@ def _own_files(folder: Path, suffix: str) -> dict[str, int]:
                     sizes[stem] = entry.stat(follow_symlinks=False).st_size
                 elif rest == PART_SUFFIX:
                     os.unlink(entry.path)
-    except FileNotFoundError:  # the process that created the dataset was killed before it created this folder
+    # The process that created the dataset was killed before it created this folder, or it is a file of another program.
+    except (FileNotFoundError, NotADirectoryError):
         pass
     return sizes
 

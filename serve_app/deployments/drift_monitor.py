@@ -20,7 +20,7 @@ from serve_app.drift.notices import Notice
 from serve_app.drift.reporter import Reporter
 from serve_app.drift.service import DriftService
 from serve_app.drift.store import DriftStore
-from serve_app.drift.tally import MinuteCounts, Report, Tally, tenants_of
+from serve_app.drift.tally import STREAM, MinuteCounts, Report, Tally, tenants_of
 from serve_app.drift.webhook import open_webhook
 from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile, SourceDrift
 from serve_app.telemetry.cloudwatch.documents import Counts
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 DRIFT_MONITOR = "DriftMonitor"
 _DRIFTING_INTERVAL_S, _DRIFTING_TIMEOUT_S = 30.0, 10.0
+_FORGET_INTERVAL_S, _FORGET_TIMEOUT_S = 5.0, 20.0
 _RECENT_S = 86_400  # the figures of a source that has sent nothing for longer are no metric
 
 
@@ -73,6 +74,9 @@ class DriftMonitor:
 
     async def set_reference(self, new: NewReference) -> SourceDrift:
         return await self._service.set_reference(new)
+
+    async def forget(self, source: str) -> None:
+        await self._service.forget(source)
 
     async def drifting(self) -> frozenset[str]:
         return await self._service.drifting()
@@ -127,10 +131,22 @@ async def watch_drifting(monitor: Replicas, selection: Selection, traffic: Traff
         await asyncio.sleep(_DRIFTING_INTERVAL_S)
 
 
+async def forget_stream(monitor: Replicas, stream_id: str) -> None:
+    """Make the DriftMonitor forget a stream that was deleted. Retry until it answers."""
+    while True:
+        try:
+            await asyncio.wait_for(monitor.call(DriftMonitorStub.forget, STREAM + stream_id), _FORGET_TIMEOUT_S)
+            return
+        except Exception as exc:  # the DriftMonitor restarts
+            logger.debug("stream %s is forgotten later: %s", stream_id, str(exc) or type(exc).__name__)
+        await asyncio.sleep(_FORGET_INTERVAL_S)
+
+
 def reporter_to(monitor: Replicas, args: AppArgs, *, on_notice: Callable[[Notice], None] = lambda _: None) -> Reporter:
     """Return a process's reporter to the DriftMonitor."""
 
     async def send(report: Report) -> list[Notice]:
         return await monitor.call(DriftMonitorStub.report, report)
 
-    return Reporter(Tally(measures=args.drift.enabled), send, on_notice=on_notice)
+    tally = Tally(measures=args.drift.enabled, stream_interval_s=args.drift.stream_interval_s)
+    return Reporter(tally, send, on_notice=on_notice)

@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import AppArgs
+from serve_app.deployments.drift_monitor import forget_stream
 from serve_app.deployments.handles import Replicas, detector_name, listen, serves
 from serve_app.deployments.ray_internals import max_replica_count
 from serve_app.deployments.ray_metrics import RayInstrument
@@ -28,12 +29,14 @@ class StreamSupervisor:
     """The only replica of its deployment. It lets other deployments call ``Supervision``."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, detectors: Mapping[str, DeploymentHandle], args: AppArgs
+        self, detectors: Mapping[str, DeploymentHandle], args: AppArgs, drift_monitor: DeploymentHandle
     ) -> None:
         """Start supervising. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
         application = serve.get_replica_context().app_name
         telemetry = Telemetry(RayInstrument)
+        self._drift_monitor = Replicas(drift_monitor)
+        self._forgetting: set[asyncio.Task[None]] = set()  # tell the DriftMonitor which streams were deleted
         self._supervision = Supervision(
             await asyncio.to_thread(StreamStore, args.streams.state_folder(application)),
             RayWorkers(application, args),
@@ -41,6 +44,7 @@ class StreamSupervisor:
             args.streams,
             args.outbound.guard(),
             telemetry.stream,
+            on_deleted=self._forget,
         )
         self._publication = open_publication(args.mqtt, self._supervision, telemetry)
         self._server = await listen(self, SupervisorStub, max_calls=SUPERVISOR_MAX_CALLS, limit="supervisor_calls")
@@ -87,8 +91,15 @@ class StreamSupervisor:
         """If a background task has failed, raise its error, so that Serve restarts the replica."""
         self._supervision.check()
 
+    def _forget(self, stream_id: str) -> None:
+        task = asyncio.create_task(forget_stream(self._drift_monitor, stream_id), name=f"forget {stream_id}")
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
     async def __del__(self) -> None:
         try:
+            for task in self._forgetting:
+                task.cancel()
             stopping = [self._supervision.stop()]
             if self._publication is not None:  # closed before we unlock the store, after which the next one publishes
                 stopping.append(self._publication.close())

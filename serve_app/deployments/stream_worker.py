@@ -184,7 +184,9 @@ class StreamWorker:
 def _open_collector(spec: StreamSpec, args: AppArgs) -> Collector | None:
     if not (spec.collect and args.collect.folder):
         return None
-    return Collector(args.collect, max_pixels=args.limits.max_pixels, pause_s=60 / args.collect.max_per_minute)
+    # The id of a stream may be the name of an excluded key.
+    settings = args.collect.model_copy(update={"excluded_keys": None})
+    return Collector(settings, max_pixels=args.limits.max_pixels, pause_s=60 / args.collect.max_per_minute)
 
 
 def name_prefix(application: str) -> str:

@@ -93,6 +93,9 @@ class DriftMonitorStub(Drift, Protocol):
         When this returns, the report is on the disk, unless the disk is full.
         """
 
+    async def forget(self, source: str) -> None:
+        """Forget a source, because its stream was deleted. Another stream may get the same name."""
+
     async def drifting(self) -> frozenset[str]:
         """Return the names of the sources that drift now."""
 

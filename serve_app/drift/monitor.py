@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from serve_app.drift.packing import pack, unpack
 from serve_app.drift.reference import HOURS, Reference
 from serve_app.drift.store import DriftStore, HourKey
 from serve_app.drift.tally import OTHER, STREAM, MinuteCounts, Report, Seen
-from serve_app.drift.watched import Change, Together, Watched
+from serve_app.drift.watched import Alarm, Change, Together, Watched
 from serve_app.errors import InvalidParameter, NotFound
 
 logger = logging.getLogger(__name__)
@@ -58,7 +61,11 @@ class Monitor:
         self._dirty_hours: set[HourKey] = set()
         self._dirty_minutes: set[tuple[str, str, int]] = set()
         self._dirty_reporters: set[str] = set()
+        self._handed_over_before: int | None = None  # the minutes before this one are still in the store
+        self._dirty_together: set[str] = set()
         self._forgotten: set[tuple[str, str]] = set()
+        self._erased: set[tuple[str, str]] = set()  # forgotten together with their histograms by hour
+        self._owed: dict[tuple[str, str], Notice] = {}  # to the next report of a source
         self._replaced: dict[
             tuple[str, str], tuple[str, float]
         ] = {}  # the previous version, and until when it is ignored
@@ -70,7 +77,10 @@ class Monitor:
         parts: dict[tuple[str, str], dict[str, bytes]] = {}
         for model, source, part, data in self._store.parts():
             parts.setdefault((model, source), {})[part] = data
-        for (model, source), data_of in parts.items():
+        for (model, source), data_of in parts.items() if self._args.enabled else ():
+            if source == ALL:
+                self._load_together(model, data_of)
+                continue
             hours = {int(part.removeprefix(_SLOT)): data for part, data in data_of.items() if part.startswith(_SLOT)}
             try:
                 fields, _ = unpack(data_of[_FIELDS])
@@ -92,7 +102,10 @@ class Monitor:
         self.lost += report.lost
         for counts in report.minutes:
             self._add_minute(counts)
-        notices = [notice for seen in report.seen if (notice := self._add(seen, now_s))]
+        all_seen = report.seen if self._args.enabled else ()  # a process with the previous settings may still measure
+        notices = [notice for seen in all_seen if (notice := self._add(seen, now_s))]
+        owed = [self._owed.pop((seen.model, seen.source), None) for seen in all_seen]
+        notices = [notice for notice in owed if notice] + notices
         self._answers[report.reporter] = notices
         return notices
 
@@ -103,10 +116,13 @@ class Monitor:
             if now_s - watched.seen_at_s < _DAY_S:
                 by_model.setdefault(model, []).append(watched)
         notices = []
-        for model, watched_ones in by_model.items():
+        for model in sorted(by_model.keys() | self.together.keys()):
             together = self.together.setdefault(model, Together())
-            if change := together.compare(watched_ones, self._args, now_s):
+            if change := together.compare(by_model.get(model, []), self._args, now_s):
+                self._dirty_together.add(model)
                 notices.append(_notice(model, ALL, change, together, now_s))
+            if model not in by_model:
+                del self.together[model]
         return notices
 
     def save(self, now_s: float) -> None:
@@ -114,27 +130,38 @@ class Monitor:
 
         After an error, the next call writes it.
         """
+        is_time_to_tidy = abs(now_s - self._tidied_at_s) > _HOUR_S  # the clock may have been set back
         with self._store.transaction():
             self._store.put_reporters({name: self._numbers[name] for name in self._dirty_reporters}, now_s)
             for model, source in self._forgotten:
                 self._store.forget_source(model, source)
+            for model, source in self._erased:
+                self._store.forget_hours_of(model, source)
+            for model in self._dirty_together:
+                if model in self.together:
+                    self._store.put_parts(model, ALL, {_FIELDS: pack(self.together[model].alarm.fields())})
+                else:
+                    self._store.forget_source(model, ALL)
             for (model, source), names in self._dirty_sources.items():
                 self._store.put_parts(model, source, self._pack(self.sources[model, source], names))
             self._store.put_hours((key, pack({}, self._hours[key])) for key in self._dirty_hours)
+            if self._handed_over_before is not None:  # first, because counts of such a minute may arrive late
+                self._store.forget_minutes(self._handed_over_before)
             self._store.put_minutes(
                 (*key, json.dumps([self._minutes[key].images, self._minutes[key].detections]).encode())
                 for key in self._dirty_minutes
                 if key in self._minutes
             )
-            if now_s - self._tidied_at_s > _HOUR_S:
+            if is_time_to_tidy:
                 self._store.forget_reporters(now_s - _FORGET_REPORTERS_AFTER_S)
                 self._store.forget_hours(int(now_s // _HOUR_S) - _KEPT_DAYS * HOURS)
                 self._store.forget_minutes(int(now_s // 60) - _KEPT_MINUTES)
         for key in self._dirty_sources:
             self.sources[key].reference.changed.clear()
         self._dirty_reporters, self._dirty_minutes, self._dirty_hours = set(), set(), set()
-        self._dirty_sources, self._forgotten = {}, set()
-        if now_s - self._tidied_at_s > _HOUR_S:
+        self._dirty_together, self._forgotten, self._erased = set(), set(), set()
+        self._dirty_sources, self._handed_over_before = {}, None
+        if is_time_to_tidy:
             self._tidy(now_s)
 
     def drifting(self) -> frozenset[str]:
@@ -149,9 +176,24 @@ class Monitor:
         return [self._minutes[key] for key in sorted(self._minutes, key=lambda key: key[2]) if key[2] < before]
 
     def forget_minutes(self, before: int) -> None:
-        """Forget the counts that ``finished_minutes`` returns."""
+        """Forget the counts that ``finished_minutes`` returns. The next ``save`` deletes them from the disk."""
         self._minutes = {key: counts for key, counts in self._minutes.items() if key[2] >= before}
-        self._store.forget_minutes(before)
+        self._handed_over_before = before
+
+    def forget(self, source: str, now_s: float) -> list[Notice]:
+        """Forget a source with all models, because its stream was deleted. Another stream may get the same name.
+
+        Return the notices that this ends a drift.
+        """
+        keys = [key for key in self.sources if key[1] == source]
+        ended = [self._end(key, now_s) for key in keys]
+        for key in keys:
+            self._remove(key)
+            self._erased.add(key)
+            self._replaced.pop(key, None)
+            self._hours = {hour: counts for hour, counts in self._hours.items() if hour[:2] != key}
+            self._dirty_hours = {hour for hour in self._dirty_hours if hour[:2] != key}
+        return [notice for notice in ended if notice]
 
     def find(self, model: str, source: str) -> Watched:
         """Return a watched source. Raise NotFound if there is none with these names."""
@@ -181,34 +223,68 @@ class Monitor:
         return self.set_reference(model, source, reference, now_s)
 
     def set_reference(self, model: str, source: str, reference: Reference, now_s: float) -> Notice | None:
-        """Set the reference of a source: see ``set_reference_of_hours`` for the result and the errors."""
+        """Set and save the reference of a source: see ``set_reference_of_hours`` for the result and the errors.
+
+        If the reference cannot be saved, nothing changes. Raise NoSpace or Unavailable then.
+        """
         watched = self.find(model, source)
-        was_drifting = watched.set_reference(reference)
+        before = copy(watched)
+        watched.set_reference(reference)
         self._dirty_sources.setdefault((model, source), set()).update({_FIELDS, _WINDOW})
-        return _notice(model, source, "ended", watched, now_s) if was_drifting else None
+        try:
+            self.save(now_s)
+        except BaseException:
+            self.sources[model, source] = before
+            raise
+        notice = _notice(model, source, "ended", watched, now_s) if before.alarm.features else None
+        if notice:  # the stream learns it from the answer to its next report
+            self._owed[model, source] = replace(notice, is_published=True)
+        return notice
 
     def _add(self, seen: Seen, now_s: float) -> Notice | None:
         key = seen.model, seen.source[:_MAX_NAME]
         if key not in self.sources and len(self.sources) >= MAX_SOURCES:
             key = seen.model, OTHER
-        watched = self.sources.get(key)
+        watched, ended = self.sources.get(key), None
         if watched is None or watched.version != seen.version:  # a changed model begins a new reference
             version, until_s = self._replaced.get(key, ("", 0.0))
-            if version == seen.version and now_s < until_s:  # another process still has the previous model
+            if (
+                version == seen.version and until_s - _ROLL_OUT_S <= now_s < until_s
+            ):  # another process still has the previous model
                 return None
             if watched is not None:
                 self._replaced[key] = watched.version, now_s + _ROLL_OUT_S
+                ended = self._end(key, now_s)
             watched = self.sources[key] = Watched(seen.version, self._args, by_hour=key[1].startswith(STREAM))
             self._forgotten.add(key)  # the hours of the previous reference
         self._add_hour(HourKey(*key, seen.version, seen.hour), seen.counts)
         watched.note_labels(seen.labels)
         change = watched.add(seen.hour % HOURS, seen.counts, now_s)
         self._dirty_sources.setdefault(key, set()).update({_FIELDS, _WINDOW})
-        return _notice(*key, change, watched, now_s) if change else None
+        return _notice(*key, change, watched, now_s) if change else ended
+
+    def _end(self, key: tuple[str, str], now_s: float) -> Notice | None:
+        """End the drift of a source. Return the notice of this, or None if it does not drift."""
+        watched = self.find(*key)
+        return _notice(*key, "ended", watched, now_s) if watched.alarm.clear() else None
+
+    def _remove(self, key: tuple[str, str]) -> None:
+        del self.sources[key]
+        self._forgotten.add(key)
+        self._dirty_sources.pop(key, None)
+        self._owed.pop(key, None)
+
+    def _load_together(self, model: str, data_of: Mapping[str, bytes]) -> None:
+        together = Together()
+        try:
+            together.alarm = Alarm.restore(unpack(data_of[_FIELDS])[0])
+        except (ValueError, KeyError, TypeError) as exc:
+            logger.error("drift of all sources in %s cannot be read from the store: %s", model, exc)
+        self.together[model] = together
 
     def _add_hour(self, key: HourKey, counts: NDArray[Any]) -> None:
         if key not in self._hours:
-            saved = self._store.hour(key)
+            saved = None if key[:2] in self._erased else self._store.hour(key)
             self._hours[key] = np.zeros(BINS, np.uint32) if saved is None else unpack(saved)[1][0]
         self._hours[key] += counts
         self._dirty_hours.add(key)
@@ -234,9 +310,7 @@ class Monitor:
         self._minutes = {key: minute for key, minute in self._minutes.items() if key[2] >= now_s // 60 - _KEPT_MINUTES}
         for key, watched in list(self.sources.items()):
             if now_s - watched.seen_at_s > _FORGET_AFTER_S:
-                del self.sources[key]
-                self._forgotten.add(key)
-                self._dirty_sources.pop(key, None)
+                self._remove(key)
         alive = self._store.reporters()
         self._numbers = {name: number for name, number in self._numbers.items() if name in alive}
         self._answers = {name: notices for name, notices in self._answers.items() if name in alive}

@@ -18,3 +18,4 @@ class Notice:
     psi: dict[str, float]  # of these features
     at_s: float  # when the change was noticed
     since_at_s: float | None  # when the drift began
+    is_published: bool = False  # whether the webhook has had it

@@ -97,6 +97,12 @@ class DriftService:
         sources = await self.sources()
         return next(one for one in sources if (one.model, one.source) == (new.model, new.source))
 
+    async def forget(self, source: str) -> None:
+        """Forget a source, because its stream was deleted."""
+        await self._wait_until_open()
+        await self._apply_waiting()  # the last report of the stream's process may be among them
+        self._publish(await self._in_thread(self._forget, source))
+
     async def drifting(self) -> frozenset[str]:
         """Return the names of the sources that drift now."""
         return await self._call(self._monitor.drifting)
@@ -141,16 +147,13 @@ class DriftService:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        notices, is_saved = await self._in_thread(self._apply, [report for report, _ in waiting])
-        if self._is_save_failing and is_saved:
-            logger.info("the drift monitor's state is saved again")
-        self._is_save_failing = not is_saved
-        self._publish([notice for each in notices for notice in each])
+        notices = await self._in_thread(self._apply, [report for report, _ in waiting])
+        self._publish([notice for each in notices for notice in each if not notice.is_published])
         for (_, answer), found in zip(waiting, notices, strict=True):
             if not answer.done():  # the caller may have stopped waiting
                 answer.set_result(found)
 
-    def _apply(self, reports: list[Report]) -> tuple[list[list[Notice]], bool]:
+    def _apply(self, reports: list[Report]) -> list[list[Notice]]:
         notices = []
         for report in reports:
             try:
@@ -158,40 +161,51 @@ class DriftService:
             except Exception:  # a bug, which must not stop all other reports
                 logger.exception("a report on drift was discarded")
                 notices.append([])
+        self._save()
+        return notices
+
+    def _save(self) -> None:
+        """Save what has changed. If that fails, it is still in memory, and the next call saves it.
+
+        If this process ends first, it is lost.
+        """
         try:
             self._monitor.save(time.time())
         except ServeAppError as exc:
-            # The state is still in memory, and the next call saves it. If this process ends first, it is lost.
             if not self._is_save_failing:
                 logger.error("the drift monitor's state cannot be saved: %s", exc.detail)
-            return notices, False
-        return notices, True
+            self._is_save_failing = True
+            return
+        if self._is_save_failing:
+            logger.info("the drift monitor's state is saved again")
+        self._is_save_failing = False
 
     def _hand_over_minutes(self) -> None:
         before = int((time.time() - _MINUTE_DELAY_S) // 60)
         if minutes := self._monitor.finished_minutes(before):
             self._on_minutes(minutes)
             self._monitor.forget_minutes(before)
+            self._save()
+
+    def _forget(self, source: str) -> list[Notice]:
+        notices = self._monitor.forget(source, time.time())
+        self._save()
+        return notices
 
     def _set_reference(self, new: NewReference) -> Notice | None:
         now_s = time.time()
         if new.reference is None:
             assert new.since_at_s is not None
             until_s = new.until_at_s or now_s
-            notice = self._monitor.set_reference_of_hours(new.model, new.source, new.since_at_s, until_s, now_s)
-        else:
-            reference = self._from_file(new.reference)
-            notice = self._monitor.set_reference(new.model, new.source, reference, now_s)
-        self._monitor.save(now_s)
-        return notice
+            return self._monitor.set_reference_of_hours(new.model, new.source, new.since_at_s, until_s, now_s)
+        return self._monitor.set_reference(new.model, new.source, self._from_file(new.reference), now_s)
 
     def _from_file(self, file: ReferenceFile) -> Reference:
         hours = {}
         for one in file.hours:
-            counts = np.array(one.counts, np.int64)
-            if counts.shape != (BINS,) or counts.min() < 0 or counts.max() > np.iinfo(np.uint32).max:
+            if len(one.counts) != BINS or min(one.counts) < 0 or max(one.counts) > np.iinfo(np.uint32).max:
                 raise InvalidParameter(f"reference: each hour must have {BINS} counts of 0 or more")
-            hours[one.hour] = counts.astype(np.uint32)
+            hours[one.hour] = np.array(one.counts, np.uint32)
         noise = {str(name): value for name, value in file.noise.items()}
         try:
             return Reference.of_hours(hours, window_images=self._window_images, blocks=file.blocks, noise=noise)

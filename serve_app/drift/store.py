@@ -36,6 +36,10 @@ _TABLES = (
 )
 
 
+class _Damaged(sqlite3.DatabaseError):
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
 class HourKey(NamedTuple):
     """The key of a histogram by hour."""
 
@@ -81,7 +85,7 @@ class DriftStore:
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("COMMIT")
-        except sqlite3.OperationalError as exc:
+        except sqlite3.DatabaseError as exc:
             if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
                 raise NoSpace("the disk with the drift monitor's state is full; free some space") from exc
             raise Unavailable(f"{FILE} cannot be written: {exc}; check the disk of streams.state_dir") from exc
@@ -115,6 +119,10 @@ class DriftStore:
     def forget_source(self, model: str, source: str) -> None:
         """Delete the state of a source, but not its histograms by hour."""
         self._opened.execute("DELETE FROM parts WHERE model = ? AND source = ?", (model, source))
+
+    def forget_hours_of(self, model: str, source: str) -> None:
+        """Delete the histograms by hour of a source."""
+        self._opened.execute("DELETE FROM hours WHERE model = ? AND source = ?", (model, source))
 
     def hour(self, key: HourKey) -> bytes | None:
         """Return the histogram of an hour, or None if there is none."""
@@ -196,6 +204,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # A killed process loses nothing; a power failure may lose the last seconds.
     connection.execute("PRAGMA synchronous = NORMAL")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (problem := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise _Damaged(problem.splitlines()[-1])
     if version == 0:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _TABLES:

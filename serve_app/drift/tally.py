@@ -6,6 +6,7 @@ counts every image that was answered, and measures as many of them as drift need
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +25,6 @@ OTHER = "other"
 JOBS = "jobs"  # the images of all batch jobs
 HTTP = "http"  # requests without an API key
 KEY, STREAM = "key/", "stream/"  # the beginnings of the names of other sources
-_STREAM_INTERVAL_S = 5.0  # between two measured frames of a stream, because frames in a row are nearly the same
 _MINUTE_S, _HOUR_S = 60, 3600
 # Far more than the seconds between two reports need. If no report can be delivered, further images are not counted.
 _MAX_SEEN, _MAX_MINUTES = 2_000, 20_000
@@ -90,9 +90,16 @@ class Report:
 class Tally:
     """Counts and measures answered images. Its memory is bounded, also if no report can be delivered for long."""
 
-    def __init__(self, *, measures: bool = True, clock_s: Callable[[], float] = time.time) -> None:
-        """Start with nothing. Without ``measures``, images are only counted."""
+    def __init__(
+        self, *, measures: bool = True, stream_interval_s: float = 5.0, clock_s: Callable[[], float] = time.time
+    ) -> None:
+        """Start with nothing. Without ``measures``, images are only counted.
+
+        ``stream_interval_s`` is the least time between two measured frames of a stream, because frames in a row are
+        nearly the same.
+        """
         self._measures = measures
+        self._stream_interval_s = stream_interval_s
         self._clock_s = clock_s
         self._seen: dict[tuple[str, str, str, int], Seen] = {}
         self._minutes: dict[tuple[str, str, int], MinuteCounts] = {}
@@ -131,8 +138,8 @@ class Tally:
     def _is_due(self, model: str, source: str, traffic: Traffic, now_s: float) -> bool:
         if traffic != "stream":
             return True
-        since_s = now_s - self._measured_at_s.get((model, source), -_STREAM_INTERVAL_S)
-        if 0 <= since_s < _STREAM_INTERVAL_S:  # the clock may have been set back
+        since_s = now_s - self._measured_at_s.get((model, source), -math.inf)
+        if 0 <= since_s < self._stream_interval_s:  # the clock may have been set back
             return False
         self._measured_at_s[model, source] = now_s
         return True

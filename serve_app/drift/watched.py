@@ -141,12 +141,10 @@ class Watched:
         noise = dict(zip((feature.name for feature in FEATURES), self.reference.noise, strict=True))
         return figures_of(self.window.counts(), reference, noise, self.reference.blocks, self._args)
 
-    def set_reference(self, reference: Reference) -> bool:
-        """Replace the reference. Return whether this ends a drift."""
-        self.reference = reference
-        self.window.clear()
+    def set_reference(self, reference: Reference) -> None:
+        """Replace the reference. This ends a drift."""
+        self.reference, self.window, self.alarm = reference, Window(self._args.window_images), Alarm()
         self.figures = {}
-        return self.alarm.clear()
 
     def note_labels(self, labels: Mapping[int, str]) -> None:
         """Remember the labels of class ids, up to 1,000 of them."""

@@ -49,4 +49,4 @@ def open_webhook(args: DriftArgs, guard: AddressGuard) -> DriftWebhook | None:
     except InvalidUrl as exc:
         raise ConfigError(f"drift.webhook_url: {exc.detail}") from exc
     except InvalidParameter as exc:
-        raise ConfigError(f"drift.webhook_url: {exc.detail.removeprefix('sinks: ')}") from exc
+        raise ConfigError(f"drift.webhook_{exc.detail.removeprefix('sinks: ')}") from exc

@@ -66,10 +66,6 @@ class Window:
         self._parts.append(_Part())
         return True
 
-    def clear(self) -> None:
-        """Forget all images, because the reference has changed."""
-        self._parts = deque([_Part()])
-
     def pack(self) -> bytes:
         """Return the window as bytes."""
         hours = [dict(part.hours) for part in self._parts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,7 @@ FeatureName = Literal[
     "aspect",
     "position",
 ]
+_LATEST_S = 253_402_300_799  # the end of the year 9999
 _SOURCE = Field(description="`stream/ID`, `key/NAME`, `http`, `jobs`, or `all` for all sources of the model together.")
 
 
@@ -107,7 +108,9 @@ class ReferenceFile(BaseModel):
     format: Literal["sightline-drift-1"] = "sightline-drift-1"
     hours: list[HourCounts] = Field(max_length=24)
     blocks: int = Field(ge=0, description="The number of blocks that were compared with each other.")
-    noise: dict[FeatureName, float] = Field(description="The largest PSI of a block against the others.")
+    noise: dict[FeatureName, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        description="The largest PSI of a block against the others."
+    )
 
 
 class NewReference(BaseModel):
@@ -117,8 +120,10 @@ class NewReference(BaseModel):
 
     model: str = Field("default", max_length=64)
     source: str = Field(max_length=128)
-    since_at_s: float | None = Field(None, ge=0, description="The start of the range, in seconds since the epoch.")
-    until_at_s: float | None = Field(None, ge=0, description="The end of the range. Default: now.")
+    since_at_s: float | None = Field(
+        None, ge=0, le=_LATEST_S, description="The start of the range, in seconds since the epoch."
+    )
+    until_at_s: float | None = Field(None, ge=0, le=_LATEST_S, description="The end of the range. Default: now.")
     reference: ReferenceFile | None = None
 
     @model_validator(mode="after")

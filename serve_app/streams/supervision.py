@@ -44,17 +44,20 @@ class Supervision:
         args: StreamArgs,
         guard: AddressGuard,
         report: Callable[[StreamStatus, StreamStatus | None], None],
+        *,
+        on_deleted: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Start supervising as soon as no other process holds the store's lock.
 
         Every few seconds, ``report`` is called with each stream's status and with the status that was last reported.
-        This call updates the metrics.
+        This call updates the metrics. ``on_deleted`` is called with the id of each deleted stream.
         """
         self.registry = Registry(store)
         self._store = store
         self._workers = workers
         self._args = args
         self._report = report
+        self._on_deleted = on_deleted
         self._admission = Admission(detectors, args, guard)
         self._keep_alive = KeepAlive(self.registry, workers)
         self._hand_over = HandOver(self.registry, workers, self._keep_alive)
@@ -104,6 +107,7 @@ class Supervision:
         async with self.registry.changing(stream_id, who) as stream, self._halted(stream):
             await asyncio.to_thread(self._store.delete, stream_id)
             del self.registry.streams[stream_id]
+            self._on_deleted(stream_id)
 
     @uninterrupted
     async def pause(self, stream_id: str, who: Principal) -> StreamStatus:

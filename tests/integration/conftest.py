@@ -114,6 +114,15 @@ def stream_results(url: str, count: int, stream_id: str = "lot") -> list[StreamR
     return results
 
 
+def metrics() -> str:
+    """Return the metrics of all processes of the tests' cluster, or "" if Ray does not answer."""
+    (node,) = [one for one in ray.nodes() if one["Alive"]]
+    for host in ("127.0.0.1", node["NodeManagerAddress"]):  # perhaps Ray listens only on one of them
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://{host}:{node['MetricsExportPort']}/metrics", timeout=LONG_TIMEOUT_S).text
+    return ""
+
+
 def replicas(deployment: str) -> list[psutil.Process]:
     """Return the processes of a deployment's replicas."""
     return Cluster("", os.getpid()).replicas(deployment)

@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import ray
 from ray import serve
 
 from scripts.launch import is_ready
@@ -22,6 +21,7 @@ from tests.integration.conftest import (
     Service,
     delete_stream,
     eventually,
+    metrics,
     start_stream,
     stream_ids,
     workers,
@@ -62,19 +62,12 @@ def send(url: str, count: int, seed: int) -> Counter[str]:
 
 def in_metrics() -> Counter[str]:
     """Return the metric of this application's detections, by label."""
-    (node,) = ray.nodes()
     total: Counter[str] = Counter()
-    for host in {"127.0.0.1", node["NodeManagerAddress"]}:
-        try:
-            text = httpx.get(f"http://{host}:{node['MetricsExportPort']}/metrics").text
-        except httpx.TransportError:
-            continue
-        for line in text.splitlines():
-            if line.startswith("ray_sightline_detections_total{") and f'application="{NAME}"' in line:
-                label = re.search(r'label="(\w+)"', line)
-                assert label
-                total[label[1]] += int(float(line.rpartition(" ")[2]))
-        return total
+    for line in metrics().splitlines():
+        if line.startswith("ray_sightline_detections_total{") and f'application="{NAME}"' in line:
+            label = re.search(r'label="(\w+)"', line)
+            assert label
+            total[label[1]] += int(float(line.rpartition(" ")[2]))
     return total
 
 

@@ -12,7 +12,6 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-import ray
 from ray import serve
 
 from scripts.launch import is_ready
@@ -22,6 +21,7 @@ from tests.integration.conftest import (
     Service,
     delete_stream,
     eventually,
+    metrics,
     start_stream,
     stream_ids,
     stream_status,
@@ -77,17 +77,6 @@ def detect(url: str, pixels: np.ndarray, **query: Any) -> int:
 
 def kept(folder: Path, reason: str, source: str) -> list[Path]:
     return sorted(folder.glob(f"*/images/*-{reason}-{source}-*.jpg"))
-
-
-def metrics() -> str:
-    """Return all metrics of Ray's only node."""
-    (node,) = ray.nodes()
-    for host in ("127.0.0.1", node["NodeManagerAddress"]):
-        try:
-            return httpx.get(f"http://{host}:{node['MetricsExportPort']}/metrics").text
-        except httpx.TransportError:
-            continue
-    return ""
 
 
 def test_uncertain_images_are_kept_blurred_and_can_be_exported(

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from serve_app.types import Json
-from tests.integration.conftest import LONG_TIMEOUT_S, SLOTS, Service, eventually, replicas
+from tests.integration.conftest import LONG_TIMEOUT_S, SLOTS, Service, eventually, metrics, replicas
 from tests.support import squares
 from tests.support.hostile import png_of
 from tests.support.squares import LABELS, Square
@@ -202,24 +202,7 @@ def test_metrics_count_images_classes_batches_and_stages(service: Service) -> No
         "ray_sightline_queue_size",
         *(f'stage="{stage}"' for stage in ("decode", "queue", "inference", "postprocess")),
     }
-    eventually(lambda: any(wanted <= found_in(url, wanted) for url in metrics_urls()), what="every metric")
-
-
-def metrics_urls() -> list[str]:
-    import ray
-
-    (node,) = ray.nodes()
-    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
-    # Perhaps Ray listens only on the node's network address, and not on loopback.
-    return [url, url.replace("127.0.0.1", node["NodeManagerAddress"])]
-
-
-def found_in(url: str, wanted: set[str]) -> set[str]:
-    try:
-        text = httpx.get(url).text
-    except httpx.TransportError:
-        return set()
-    return {part for part in wanted if part in text}
+    eventually(lambda: not [part for text in [metrics()] for part in wanted if part not in text], what="every metric")
 
 
 def test_the_ingress_loads_no_engine(service: Service) -> None:

@@ -228,6 +228,7 @@ async def supervising(
     *,
     detectors: FakeDetectors | None = None,
     reports: Reports | None = None,
+    on_deleted: Callable[[str], None] = lambda _: None,
     **args: Any,
 ) -> AsyncIterator[Supervision]:
     """Supervise the streams stored in a folder. A second call with the same folder acts like a restarted process."""
@@ -238,7 +239,9 @@ async def supervising(
 
     async with asyncio.timeout(TEST_TIMEOUT_S):
         backends = workers or FakeWorkers(), detectors or FakeDetectors()
-        supervision = Supervision(StreamStore(folder), *backends, StreamArgs(**args), AddressGuard(), report)
+        supervision = Supervision(
+            StreamStore(folder), *backends, StreamArgs(**args), AddressGuard(), report, on_deleted=on_deleted
+        )
         try:
             yield supervision
         finally:

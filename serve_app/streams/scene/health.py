@@ -98,6 +98,8 @@ class HealthCheck:
         if freeze and int(detail.textured.sum()) >= _MIN_TEXTURED_NOW:
             self.found = freeze
             return self._change(freeze, _DETAILS[freeze], frame)
+        if self._stillness.is_still and self.health.state.startswith("frozen"):
+            return None  # after a restart or a pause, it takes 15 s until a freeze is certain again
         self.found = self._judge(picture, detail, at_s)
         state = self._confirmation.update(self.found, at_s)
         self._learn(self.found, state, picture, detail, at_s)

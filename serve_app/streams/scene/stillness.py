@@ -40,6 +40,11 @@ class Stillness:
         self._still_samples = 0
         self._freeze: Freeze = ""
 
+    @property
+    def is_still(self) -> bool:
+        """Whether the last sample is identical to the one before it."""
+        return self._still_samples > 0
+
     def interrupt(self) -> None:
         """Forget the previous sample, because the stream was interrupted."""
         self._previous, self._still_samples, self._freeze = None, 0, ""

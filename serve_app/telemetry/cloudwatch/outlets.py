@@ -6,13 +6,18 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedd
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
+import select
 import socket
 import stat
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -25,6 +30,7 @@ STDOUT = "stdout"
 MAX_WAITING = 10_000  # documents; the oldest are dropped
 _MAX_FILE_BYTES = 64 << 20  # then the file is renamed to ``.1``, which replaces the previous one
 _TIMEOUT_S = 2.0
+_LIKE_AN_ADDRESS = re.compile(r"(tcp|udp):.*|[^/]+:\d+", re.IGNORECASE)  # one that is incomplete
 
 
 class Outlet(Protocol):
@@ -44,11 +50,12 @@ def open_outlet(setting: str) -> Outlet:
     """
     if setting == STDOUT:
         return _Stdout()
-    if "://" not in setting:
+    if "://" not in setting and not _LIKE_AN_ADDRESS.fullmatch(setting):
         return _File(Path(setting).expanduser().absolute())  # without following links, because of /proc/1/fd/1
     try:
         parts = urlsplit(setting)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as the resolver does; a host such as agent..local is a UnicodeError there
     except ValueError as exc:
         raise ConfigError(f"telemetry.cloudwatch: {setting!r} is not a valid address ({exc})") from exc
     if parts.scheme not in {"tcp", "udp"} or not host or not port or parts.path.strip("/"):
@@ -84,7 +91,7 @@ class Delivery:
             if not self._is_failing:
                 logger.warning(
                     "telemetry.cloudwatch: documents cannot be sent: %s; they are kept for the next try",
-                    exc.strerror or type(exc).__name__,
+                    exc.strerror or str(exc) or type(exc).__name__,
                 )
             self._is_failing = True
         else:
@@ -111,6 +118,7 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._is_cut = False  # whether a pipe's last line is only a part of a document
 
     def send(self, line: str) -> None:
         data = line.encode() + b"\n"
@@ -119,9 +127,25 @@ class _File:
             if stat.S_ISREG(status.st_mode) and status.st_size + len(data) > _MAX_FILE_BYTES:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         with open(self._path, "ab", buffering=0, opener=_private) as file:
-            if (written := file.write(data)) < len(data):  # the disk is full; the whole line is written again later
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                self._write_to_pipe(file, data)
+            elif (written := file.write(data)) < len(data):  # the disk is full; the whole line is written again later
                 file.truncate(file.tell() - written)
-                raise OSError("the disk is full")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _write_to_pipe(self, file: FileIO, data: bytes) -> None:
+        """Write everything, although the pipe's reader may be slow. Raise OSError if it is too slow."""
+        if self._is_cut:
+            data = b"\n" + data
+        ready = select.poll()
+        ready.register(file, select.POLLOUT)
+        expires_at_s = time.monotonic() + _TIMEOUT_S
+        while data:
+            if written := file.write(data):
+                data = data[written:]
+                self._is_cut = bool(data)
+            elif (left_s := expires_at_s - time.monotonic()) <= 0 or not ready.poll(left_s * 1000):
+                raise OSError(errno.EAGAIN, "the reader of the pipe is too slow")
 
     def close(self) -> None:
         pass
@@ -178,4 +202,4 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NONBLOCK, 0o600)  # otherwise, opening a pipe without a reader would not return

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Service, eventually, start_stream, stream_events, stream_status
-from tests.integration.test_http import found_in, metrics_urls
+from tests.integration.conftest import Service, eventually, metrics, start_stream, stream_events, stream_status
 from tests.support.scenes import filmed, save, view
 
 pytestmark = pytest.mark.usefixtures("streams")
@@ -38,5 +37,5 @@ def test_a_covered_and_then_frozen_camera_is_reported(service: Service, faulty: 
     health = stream_status(service.url).scene_health
     assert health is not None
     assert (health.state, health.since_at_s) == ("frozen", seen[3]["captured_at_s"])
-    wanted = {"ray_sightline_stream_scene_health{", 'state="frozen"'}
-    eventually(lambda: any(wanted <= found_in(url, wanted) for url in metrics_urls()), what="the metric")
+    wanted = ("ray_sightline_stream_scene_health{", 'state="frozen"')
+    eventually(lambda: any(all(part in line for part in wanted) for line in metrics().splitlines()), what="the metric")

@@ -69,6 +69,8 @@ def test_a_reference_is_saved_and_set_again(tmp_path: Path) -> None:
         ((), "exactly one of --since, --file and --save"),
         (("--file", "missing.json"), "missing.json cannot be read"),
         (("--file", "bad.json"), "bad.json is not a reference"),
+        (("--save", "none/lot.json"), "--save: "),
+        (("--save", "lot.json", "--until", "2026-11-01"), "--until: use it with --since"),
     ],
 )
 def test_a_wrong_command_says_why(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -78,6 +80,42 @@ def test_a_wrong_command_says_why(arguments: tuple[str, ...], words: str, tmp_pa
         found = sightline("drift", "reference", "stream/lot", *given, "--url", served.url)
     assert found.returncode in {1, 2}
     assert words in found.stderr
+
+
+def test_a_start_before_1970_is_the_earliest_start() -> None:
+    with serve_streams() as served:
+        found = sightline("drift", "reference", "stream/lot", "--since", "1960-01-01", "--url", served.url)
+        assert (found.returncode, served.drift.set[0].since_at_s) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "words"), [("none/lot.png", "cannot be written"), ("lot.xyz", "use a name that ends in .png")]
+)
+def test_a_plot_that_cannot_be_saved_says_why(output: str, words: str, tmp_path: Path) -> None:
+    with serve_streams() as served:
+        found = sightline("drift", "plot", "stream/lot", "--output", tmp_path / output, "--url", served.url)
+    assert (found.returncode, found.stderr.count("\n")) == (1, 1)
+    assert words in found.stderr
+
+
+def test_a_plot_without_a_suffix_is_saved_under_its_name(tmp_path: Path) -> None:
+    with serve_streams() as served:
+        assert sightline("drift", "plot", "stream/lot", "--output", tmp_path / "lot", "--url", served.url).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["lot"]
+
+
+def test_a_server_without_images_has_no_table() -> None:
+    with serve_streams() as served:
+        served.drift.known.clear()
+        assert sightline("drift", "--url", served.url).stdout == "no image has been measured yet\n"
+
+
+@pytest.mark.parametrize("label", [r"$\bad{$", "貓", "x" * 1000, "\n"])
+@pytest.mark.filterwarnings("error")
+def test_any_label_can_be_plotted(label: str, tmp_path: Path) -> None:
+    classes = FeatureHistogram(bins=[label, "person"], reference=[0.5, 0.5], current=[0.1, 0.9])
+    histograms = DriftHistograms(model="default", source="stream/lot", features={"classes": classes})
+    assert save_plot(histograms, tmp_path / "lot.png").exists()
 
 
 def test_a_plot_has_only_bins_that_are_used(tmp_path: Path) -> None:

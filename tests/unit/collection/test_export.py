@@ -120,10 +120,10 @@ def test_an_existing_target_is_not_overwritten(tmp_path: Path) -> None:
         export(tmp_path / "kept", tmp_path / "dataset")
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = keep(tmp_path / "kept", 2)
-    (dataset / "data.yaml").write_text("no: names")
-    with pytest.raises(KeyError):
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    label = max((keep(tmp_path / "kept", 2) / "labels").iterdir())
+    label.write_bytes(b"\xff\xfe")
+    with pytest.raises(ExportFailed, match=f"{label.name} is not a label file"):
         export(tmp_path / "kept", tmp_path / "out/dataset")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -137,3 +137,30 @@ def test_the_command_exports_and_says_how_many_images(tmp_path: Path) -> None:
     assert again.stderr == f"{tmp_path / 'a.zip'} already exists: choose another name, or delete it\n"
     missing = sightline("collect", "export", tmp_path / "nothing", tmp_path / "b.zip")
     assert "has no dataset: give the folder of the setting collect.folder" in missing.stderr
+
+
+def test_a_target_inside_the_collection_is_refused(tmp_path: Path) -> None:
+    """The collection would then have two datasets, and the next export would have to choose one of them."""
+    dataset = keep(tmp_path / "kept", 3)
+    for target in (tmp_path / "kept/dataset", dataset / "dataset.zip"):
+        with pytest.raises(ExportFailed, match="is inside"):
+            export(tmp_path / "kept", target)
+
+
+def test_the_suffix_of_a_zip_file_may_be_in_capitals(tmp_path: Path) -> None:
+    keep(tmp_path / "kept", 2)
+    export(tmp_path / "kept", tmp_path / "dataset.ZIP")
+    assert zipfile.is_zipfile(tmp_path / "dataset.ZIP")
+
+
+@pytest.mark.parametrize("text", ["", "names: [a, b", "names: 3", "train: images"])
+def test_a_damaged_description_is_named(text: str, tmp_path: Path) -> None:
+    (keep(tmp_path / "kept", 2) / "data.yaml").write_text(text)
+    with pytest.raises(ExportFailed, match=r"data\.yaml has no valid names of classes"):
+        export(tmp_path / "kept", tmp_path / "dataset")
+
+
+def test_names_may_be_a_list_as_in_other_datasets(tmp_path: Path) -> None:
+    (keep(tmp_path / "kept", 2) / "data.yaml").write_text("names: [a, b]")
+    export(tmp_path / "kept", tmp_path / "dataset")
+    assert yaml.safe_load((tmp_path / "dataset/data.yaml").read_text())["names"] == {0: "a", 1: "b"}

@@ -138,6 +138,23 @@ def test_files_of_others_are_neither_deleted_nor_counted(tmp_path: Path, clock: 
     assert list(dataset.glob("images/2*")) == []
 
 
+def test_a_file_of_another_program_named_images_does_not_stop_the_collection(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/images").write_text("no folder")
+    assert Replica(tmp_path, clock).keep() is None
+    assert len(kept_stems(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("damage", ["", "5", "[[1]]", '["a"]', '{"a": 1}', "null"])
+def test_damaged_classes_are_collected_again(damage: str, tmp_path: Path, clock: Clock) -> None:
+    replica = Replica(tmp_path, clock)
+    replica.keep(new=frozenset({1}))
+    (tmp_path / dataset_name(MODEL.name, MODEL.labels) / "seen.json").write_text(damage)
+    assert replica.dataset.read_seen() == set()
+    replica.keep(new=frozenset({2}))
+    assert replica.dataset.read_seen() == {2}
+
+
 def test_what_a_killed_process_has_left_is_deleted(tmp_path: Path, clock: Clock) -> None:
     replica = Replica(tmp_path, clock)
     replica.keep()

@@ -12,6 +12,7 @@ from serve_app.config import parse_args
 from serve_app.deployments.stream_worker import StreamWorker, _open_collector
 from serve_app.schemas.streams import SourceSpec, StreamSpec
 from serve_app.video.source import parse_source
+from tests.support.collected import HEIGHT_PX, MODEL, WIDTH_PX, answer
 from tests.support.fake_replicas import FakeHandle
 
 pytestmark = pytest.mark.anyio
@@ -50,3 +51,13 @@ def test_frames_are_kept_only_if_both_the_server_and_the_stream_allow_it(
     if collector is not None:
         assert collector._pause_s == 6
         collector.close(10)
+
+
+def test_a_stream_with_the_name_of_an_excluded_key_is_not_excluded(tmp_path: Path) -> None:
+    spec = StreamSpec(id="dock", source=SourceSpec(uri="rtsp://host/"))
+    collector = _open_collector(spec, parse_args({"collect": {"folder": str(tmp_path), "excluded_keys": "dock"}}))
+    assert collector is not None
+    frame = np.full((HEIGHT_PX, WIDTH_PX, 3), 128, np.uint8)
+    collector.offer(frame, answer(("dog", 0.4)), MODEL, MODEL.defaults, "dock")
+    collector.close(30)
+    assert sum(collector.kept.values()) == 1

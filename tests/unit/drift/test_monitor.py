@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,12 @@ from serve_app.drift.monitor import Monitor
 from serve_app.drift.reference import Reference
 from serve_app.drift.store import FILE, DriftStore
 from serve_app.drift.tally import MinuteCounts
-from serve_app.errors import InvalidParameter, NotFound
+from serve_app.errors import InvalidParameter, NotFound, Unavailable
 from tests.support.drift import ARGS, HOUR_S, images, report
 
 NOON = 12
 NOW_S = 12 * HOUR_S + 60.0
 MINUTE = 12 * 60  # the minute before
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[DriftStore]:
-    made = DriftStore(tmp_path)
-    assert made.acquire()
-    yield made
-    made.close()
 
 
 def opened(folder: Path) -> tuple[Monitor, DriftStore]:
@@ -189,6 +181,38 @@ def test_old_sources_hours_and_minutes_are_forgotten(store: DriftStore) -> None:
     assert store.hours("default", "stream/gate", "v1", 0, 10**9) == []
 
 
+def test_a_clock_that_was_a_year_ahead_stops_neither_the_forgetting_nor_a_model(store: DriftStore) -> None:
+    monitor = Monitor(store, ARGS)
+    year_s = 365 * 24 * HOUR_S
+    feed(monitor, 0, 1)
+    monitor.apply(report(1, images(50), source="key/dock", version="v2"), NOW_S + year_s)
+    monitor.save(NOW_S + year_s)
+    for number in range(2, 10):  # the clock is right again, and so is the model
+        at_s = NOW_S + number * HOUR_S
+        monitor.apply(report(number, images(50), source="key/dock", hour=int(at_s // HOUR_S)), at_s)
+        monitor.save(at_s)
+    assert monitor.find("default", "key/dock").version == "v1"
+    assert len(monitor._hours) < 5
+
+
+def test_nothing_drifts_while_drift_is_disabled_and_references_are_kept(tmp_path: Path) -> None:
+    monitor, store = opened(tmp_path)
+    feed(monitor, 0, 12)
+    feed(monitor, 12, 4, brightness=30)
+    monitor.save(NOW_S)
+    before = report_of(monitor)
+    assert monitor.drifting() == {"key/dock"}
+    disabled = Monitor(store, ARGS.model_copy(update={"enabled": False}))
+    disabled.load()
+    disabled.apply(report(16, images(50), source="key/dock", version="v2"), NOW_S)  # from a process that ends soon
+    disabled.save(NOW_S)
+    assert (disabled.drifting(), report_of(disabled)) == (frozenset(), [])
+    store.close()
+    monitor, store = opened(tmp_path)
+    assert report_of(monitor) == before
+    store.close()
+
+
 def test_all_sources_of_a_model_together_have_figures(store: DriftStore) -> None:
     monitor = Monitor(store, ARGS)
     feed(monitor, 0, 12)
@@ -219,6 +243,30 @@ def test_a_damaged_file_is_kept_and_the_monitor_starts_without_it(
     assert "drift.damaged" in caplog.text
     assert (tmp_path / "drift.damaged").read_bytes().startswith(b"not a database")
     store.close()
+
+
+def test_a_file_that_is_damaged_in_the_middle_is_kept_and_the_monitor_starts_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, store = opened(tmp_path)
+    feed(monitor, 0, 12)
+    monitor.save(NOW_S)
+    store.close()
+    data = bytearray((tmp_path / FILE).read_bytes())
+    for page in range(4096, len(data), 4096):
+        data[page : page + 512] = b"\xff" * 512
+    (tmp_path / FILE).write_bytes(data)
+    monitor, store = opened(tmp_path)
+    assert monitor.sources == {}
+    assert "drift.damaged" in caplog.text
+    monitor.apply(report(20, images(50)), NOW_S)
+    monitor.save(NOW_S)
+    store.close()
+
+
+def test_a_file_that_becomes_damaged_is_an_expected_error(store: DriftStore) -> None:
+    with pytest.raises(Unavailable, match="cannot be written"), store.transaction():
+        raise sqlite3.DatabaseError("database disk image is malformed")
 
 
 def test_a_damaged_source_starts_again_and_the_others_are_read(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from serve_app.drift import service as module
 from serve_app.drift.monitor import Monitor
@@ -17,6 +19,7 @@ from serve_app.drift.store import DriftStore
 from serve_app.drift.tally import MinuteCounts
 from serve_app.errors import InvalidParameter, NoSpace, NotFound, Unavailable
 from serve_app.schemas.drift import NewReference, ReferenceFile, SourceDrift
+from tests.support.api import until
 from tests.support.drift import ARGS, images, report
 
 pytestmark = pytest.mark.anyio
@@ -78,6 +81,38 @@ async def test_a_second_monitor_waits_until_the_first_has_closed_the_store(tmp_p
         assert await images_of(second) == 100
 
 
+async def test_counts_are_handed_over_once_while_the_disk_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over: list[MinuteCounts] = []
+    store = DriftStore(tmp_path)
+    service = DriftService(
+        Monitor(store, ARGS), store.acquire, store.close, window_images=100, on_minutes=handed_over.extend
+    )
+    save, failing = DriftStore.transaction, True
+
+    @contextmanager
+    def transaction(self: DriftStore) -> Iterator[None]:
+        connection = self._opened
+        connection.execute(f"PRAGMA query_only = {int(failing)}")
+        with save(self):
+            yield
+
+    monkeypatch.setattr(DriftStore, "transaction", transaction)
+    for number in range(2):
+        counts = MinuteCounts("default", "key/dock", 1000 + number, 50, Counter(person=50))
+        await service.report(report(number, images(50), source="key/dock", minutes=(counts,)))
+        await until(lambda wanted=number + 1: len(handed_over) == wanted)  # type: ignore[misc]
+    service.check()
+    failing = False
+    await service.report(report(2, images(50), source="key/dock"))
+    await service.close()
+    async with serving(tmp_path, on_minutes=handed_over.extend) as service:
+        assert await images_of(service) == 150
+        await asyncio.sleep(0.1)
+    assert [one.minute for one in handed_over] == [1000, 1001]
+
+
 async def test_reports_are_answered_while_the_disk_is_full_and_saved_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,13 +155,19 @@ async def test_a_reference_can_be_saved_and_used_for_another_source(tmp_path: Pa
         assert (status.reference.images, status.reference.origin) == (400, "set")
 
 
-@pytest.mark.parametrize("counts", [[], [1, 2, 3], [-1] * 249, [2**40] * 249, [0] * 249])
+@pytest.mark.parametrize("counts", [[], [1, 2, 3], [-1] * 249, [2**40] * 249, [10**30] * 249, [0] * 249])
 async def test_a_file_with_other_counts_is_refused(counts: list[int], tmp_path: Path) -> None:
     file = ReferenceFile.model_validate({"hours": [{"hour": 3, "counts": counts}], "blocks": 0, "noise": {}})
     async with serving(tmp_path) as service:
         await feed(service, 0, 1)
         with pytest.raises(InvalidParameter, match=r"^reference: "):
             await service.set_reference(NewReference(source="key/dock", reference=file))
+
+
+@pytest.mark.parametrize("times", ['"since_at_s": 1e300', '"since_at_s": 1e999', '"since_at_s": 0, "until_at_s": 1e30'])
+def test_a_range_of_time_that_no_clock_has_is_refused(times: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        NewReference.model_validate_json(f'{{"source": "key/dock", {times}}}')
 
 
 async def test_an_unknown_source_is_not_found(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,18 @@ async def test_a_replaced_stream_does_not_count_against_its_replacement(tmp_path
     async with supervising(tmp_path, detectors=FakeDetectors(capacity_fps=30)) as supervision:
         await supervision.create(spec_of(), LOCAL)
         await supervision.replace(spec_of(tags={"site": "north"}), LOCAL)
+
+
+async def test_the_deletion_of_a_stream_is_told_once(tmp_path: Path) -> None:
+    deleted: list[str] = []
+    async with supervising(tmp_path, on_deleted=deleted.append) as supervision:
+        await supervision.create(spec_of("lot"), LOCAL)
+        await supervision.replace(spec_of("lot", max_fps=5), LOCAL)
+        assert deleted == []
+        for _ in range(2):
+            with suppress(NotFound):
+                await supervision.delete("lot", LOCAL)
+    assert deleted == ["lot"]
 
 
 async def test_a_deleted_stream_leaves_no_worker_and_nothing_in_the_store(tmp_path: Path) -> None:

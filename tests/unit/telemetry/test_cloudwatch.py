@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import socket
 import threading
@@ -244,20 +243,13 @@ def test_a_file_is_private_and_is_renamed_at_its_limit(tmp_path: Path, monkeypat
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_documents_go_to_a_pipe_such_as_the_standard_output_of_another_process() -> None:
-    reader, writer = os.pipe()
-    with open(reader) as pipe:
-        Delivery(open_outlet(f"/proc/self/fd/{writer}")).close(LINES * 2)
-        os.close(writer)
-        assert pipe.read() == (LINES[0] + "\n") * 2
-
-
-def test_a_full_disk_leaves_no_part_of_a_document(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_part_of_a_document(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "counts.jsonl"
     delivery = Delivery(open_outlet(str(path)))
     with files_of_at_most(len(LINES[0]) + 10):
         delivery.send(LINES * 2)
     assert path.read_text() == LINES[0] + "\n"
+    assert "cannot be sent: No space left on device;" in caplog.text
     delivery.close()
     assert path.read_text() == (LINES[0] + "\n") * 2
     assert (delivery.sent, delivery.dropped) == (2, 0)
@@ -371,7 +363,19 @@ def test_the_agent_gets_a_datagram_for_each_document() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["tcp://127.0.0.1", "http://127.0.0.1:25888", "unix:///run/agent", "tcp://:25888", "tcp://a:99999"]
+    "setting",
+    [
+        "tcp://127.0.0.1",
+        "http://127.0.0.1:25888",
+        "unix:///run/agent",
+        "tcp://:25888",
+        "tcp://a:99999",
+        "udp://agent..local:1",
+        "127.0.0.1:25888",
+        "agent:25888",
+        "tcp:127.0.0.1:25888",
+        "udp:/agent:1",
+    ],
 )
 def test_an_address_that_the_agent_does_not_have_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"telemetry\.cloudwatch"):

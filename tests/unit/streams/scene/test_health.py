@@ -221,6 +221,20 @@ def test_the_next_process_knows_the_usual_view_and_the_state() -> None:
     assert (again.state, again.changes) == ("moved", [])
 
 
+@pytest.mark.parametrize("pause_s", [0, 60])
+def test_a_frozen_camera_stays_frozen_after_a_restart_and_after_a_pause(pause_s: float) -> None:
+    (frame,) = filmed(view(), 1)
+    before = learned().show([frame] * WITHIN_S)
+    assert before.state == "frozen"
+    after = before if pause_s else Watched(before.check.memory)
+    after.changes.clear()
+    after.at_s += pause_s
+    after.show([frame] * 60)
+    assert (after.state, after.changes) == ("frozen", [])
+    after.show(filmed(view(), WITHIN_S))
+    assert [change.state for change in after.changes] == ["ok"]
+
+
 def test_the_memory_is_small_even_if_the_view_is_noise() -> None:
     noise = np.random.default_rng(0).integers(0, 255, view().shape, np.uint8)
     watched = Watched().show(filmed(noise, 120))
