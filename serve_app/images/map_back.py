@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from serve_app.types import Detections, Letterbox
+from serve_app.detections import Detections
+from serve_app.types import Letterbox
 
 
 def to_picture(detections: Detections, fitted: Letterbox) -> Detections:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from serve_app.config import JpegDecoding
+from serve_app.detections import Detections
 from serve_app.images.decode import decode, decode_reduced
 from serve_app.images.drawing import draw, encode_jpeg
 from serve_app.images.letterbox import place
 from serve_app.images.reduced import place_reduced
-from serve_app.types import Detections, InputShape, Letterbox, Pixels
+from serve_app.types import InputShape, Letterbox, Pixels
 
 
 def prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serve_app.types import Detections
+from serve_app.detections import Detections
 
 # A detection needs a match only if its confidence exceeds THRESHOLD by more than CONFIDENCE_TOLERANCE.
 THRESHOLD = 0.3

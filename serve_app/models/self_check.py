@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.detections import Detections
 from serve_app.errors import ModelError, ServeAppError
 from serve_app.images.decode import decode
 from serve_app.images.letterbox import choose_shape, fit, letterbox
@@ -18,7 +19,7 @@ from serve_app.models.engines import Engine
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import check_output
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import Detections, DetectOptions, EngineInfo, InputShape, Pixels
+from serve_app.types import DetectOptions, EngineInfo, InputShape, Pixels
 
 logger = logging.getLogger(__name__)
 

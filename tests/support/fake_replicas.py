@@ -10,13 +10,13 @@ import numpy as np
 
 from serve_app.deployments import handles
 from serve_app.deployments.detector_client import DetectorClient
+from serve_app.detections import Detections
 from serve_app.drift.notices import Notice
 from serve_app.drift.tally import Report
 from serve_app.errors import ServeAppError
 from serve_app.images.letterbox import place
 from serve_app.types import (
     Answer,
-    Detections,
     DetectOptions,
     DetectorState,
     DetectReply,

@@ -20,13 +20,14 @@ from scripts.codes.surfaces import HELD_OUT, TRAINING
 from scripts.codes.symbols import LABELS
 from scripts.launch import ROOT
 from serve_app.config import DetectArgs, ModelArgs
+from serve_app.detections import Detections
 from serve_app.drift.features import Look, look_of
 from serve_app.images.decode import decode
 from serve_app.images.letterbox import place
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import Answer, Detections, DetectOptions, InputShape, Pixels, Timing
+from serve_app.types import Answer, DetectOptions, InputShape, Pixels, Timing
 
 SHARED = ROOT.parent / "shared"
 _MODEL = SHARED / "weights/yolov8n_int8_openvino_model"

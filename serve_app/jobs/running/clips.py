@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
 
+from serve_app.detections import Detections
 from serve_app.errors import DeadlineExceeded, ModelChanged, NotFound, ServeAppError
 from serve_app.images.letterbox import place
 from serve_app.ipc.frame_pool import Slot
@@ -17,7 +18,7 @@ from serve_app.jobs.running.tally import is_temporary
 from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, internal_error, together
 from serve_app.jobs.sources import Source, UnreadableItem
 from serve_app.jobs.units import CLIP_ITEMS, Clip, Item
-from serve_app.types import Answer, Detections, DetectOptions, Letterbox, ModelInfo, Pixels
+from serve_app.types import Answer, DetectOptions, Letterbox, ModelInfo, Pixels
 
 
 class _Frames:

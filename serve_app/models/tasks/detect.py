@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.detections import Detections
 from serve_app.errors import ServeAppError
-from serve_app.types import Detections, DetectOptions
+from serve_app.types import DetectOptions
 
 MAX_CANDIDATES = 3000  # NMS gets only the most confident candidates, so that a noisy image takes a bounded time
 _ROUNDING = 0.01  # a confidence may exceed 1 by this much in fp16 and int8

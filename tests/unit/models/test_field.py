@@ -11,6 +11,7 @@ from scripts.trials.field.case import Case
 from scripts.trials.field.models import CASES
 from scripts.trials.field.models.constant import anchors, rows, save
 from serve_app.config import DetectorArgs, ModelArgs
+from serve_app.detections import label_of
 from serve_app.errors import ModelError
 from serve_app.inference import model_runner
 from serve_app.inference.model_runner import ModelRunner
@@ -18,7 +19,7 @@ from serve_app.models.failures import model_errors
 from serve_app.models.heads import recognise, to_rows
 from serve_app.models.load import load
 from serve_app.schemas.models import ModelStatus
-from serve_app.types import DetectOptions, DetectorState, InputShape, ModelInfo, label_of
+from serve_app.types import DetectOptions, DetectorState, InputShape, ModelInfo
 from tests.conftest import needs_shared
 from tests.support.paths import SHARED
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from scripts.trials.field.models.constant import BOX, CONFIDENCE
 from serve_app.config import ModelArgs
+from serve_app.detections import label_of
 from serve_app.errors import ModelError
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import DetectOptions, label_of
+from serve_app.types import DetectOptions
 
 EngineName = Literal["openvino", "onnx", "torch", "tensorrt"]
 Problem = Callable[[str], str | None]
