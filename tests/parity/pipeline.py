@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.images.decode import decode
 from serve_app.images.letterbox import place
 from serve_app.images.map_back import to_picture
-from serve_app.models.engines import Engine
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.engines import Engine, RawOutput
+from serve_app.models.tasks import to_detections
 from serve_app.types import DetectOptions, InputShape, Letterbox, Pixels
 from tests.parity.reference import CONFIDENCE_TOLERANCE, THRESHOLD, Found
 
@@ -45,9 +44,9 @@ def _prepare(engine: Engine, data: bytes) -> tuple[Pixels, Letterbox]:
     return frames[-1], fitted
 
 
-def _found(engine: Engine, raw: NDArray[np.float32], fitted: Letterbox) -> list[Found]:
+def _found(engine: Engine, raw: RawOutput, fitted: Letterbox) -> list[Found]:
     info = engine.info
-    detections = to_picture(to_detections(raw, OPTIONS, end_to_end=info.end_to_end), fitted)
+    detections = to_picture(to_detections(raw, info, OPTIONS), fitted)
     return [
         Found(info.labels[class_id], confidence, (x1, y1, x2, y2))
         for (x1, y1, x2, y2), confidence, class_id in detections
