@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.images.decode import decode
-from serve_app.images.letterbox import place
+from serve_app.images.fitting import place
 from serve_app.images.map_back import to_picture
 from serve_app.models.engines import Engine, RawOutput
 from serve_app.models.tasks import to_detections
@@ -33,6 +36,14 @@ def detect_batch(engine: Engine, pictures: list[bytes]) -> list[list[Found]]:
     return [_found(engine, raw, fitted) for raw, (_, fitted) in zip(outputs, inputs, strict=True)]
 
 
+def results(engine: Engine, picture: bytes) -> tuple[Detections, Letterbox]:
+    """Return the results for an image in pixels of the image, and the image's position in the model input."""
+    frame, fitted = _prepare(engine, picture)
+    (raw,) = engine.infer([frame])
+    options = replace(OPTIONS, confidence=0.0, max_detections=5) if engine.info.task == "classify" else OPTIONS
+    return to_picture(to_detections(raw, engine.info, options), fitted), fitted
+
+
 def _prepare(engine: Engine, data: bytes) -> tuple[Pixels, Letterbox]:
     frames: list[Pixels] = []
 
@@ -40,7 +51,7 @@ def _prepare(engine: Engine, data: bytes) -> tuple[Pixels, Letterbox]:
         frames.append(np.empty(shape.array, np.uint8))
         return frames[-1]
 
-    fitted = place(decode(data, 50_000_000), engine.info.shapes, frame_of)
+    fitted = place(decode(data, 50_000_000), engine.info.shapes, frame_of, engine.info.fitting)
     return frames[-1], fitted
 
 

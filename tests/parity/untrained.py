@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from ultralytics import YOLO
@@ -14,14 +14,15 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from serve_app.images.letterbox import letterbox
 from serve_app.models.engines.network import NETWORKS
-from tests.parity.pictures import colourful, shipped
+from tests.parity.pictures import colourful, photographs
 
 SIZE_PX = 640
 CLEAR = 0.4  # a score well above THRESHOLD, so that a detection is no borderline case
 
 
 _CLASSES = {"classify": 20, "pose": 2, "segment": 8, "obb": 8}  # few, so that the models are small
-_MEAN_DISTANCE = 2.0  # from an anchor to the sides of its box, in strides, if the head has one number for each side
+_DISTANCE = (4.0, 0.5)  # from an anchor to a side of its box, in strides, if the head has one number for each side
+_CLEAR_SCORES = 100  # of one image
 
 
 def save_untrained(kind: str, folder: Path) -> Path:
@@ -40,7 +41,11 @@ def save_untrained(kind: str, folder: Path) -> Path:
         for branch, output in _outputs(network, branches, _model_input([colourful()], SIZE_PX)):
             # Limit the factor, because a checkpoint is saved in fp16 and must not overflow.
             branch.weight.mul_((1 / output.std(dim=(2, 3)).mean()).clamp(max=1e5))
-        _raise_biases(network, branches, SIZE_PX)
+        for _ in range(80):
+            if _confident(network) >= 200:
+                break
+            for branch in branches:
+                branch[-1].bias.add_(0.25)
     return _save(yolo, kind, folder, SIZE_PX)
 
 
@@ -51,9 +56,8 @@ def save_untrained_task(kind: str, folder: Path, size_px: int) -> Path:
     the images for which the outputs of its layers are normalised.
     """
     yolo, network, head, end_to_end = _new(kind, 0)
-    photographs = [np.asarray(cv2.imread(str(path))) for path in shipped()]
     noise = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)  # as in the check at start
-    images = _model_input([colourful(size_px), noise, *photographs], size_px)
+    images = _model_input([colourful(size_px), noise, *photographs()], size_px)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -62,15 +66,18 @@ def save_untrained_task(kind: str, folder: Path, size_px: int) -> Path:
         if end_to_end:
             _keep_end_to_end(network)
         if network.task == "classify":
-            _normalise(network, [[head.linear]], images, 0.0)
+            _normalise(network, [[head.linear]], images)
             return _save(yolo, kind, folder, size_px)
         prefix = "one2one_" if end_to_end else ""
         boxes, scores, extras = (getattr(head, f"{prefix}cv{number}") for number in (2, 3, 4))
-        _normalise(network, boxes, images, _MEAN_DISTANCE if head.reg_max == 1 else 0.0)
-        _normalise(network, scores, images, 0.0)
+        _normalise(network, boxes, images, *(_DISTANCE if head.reg_max == 1 else ()))
+        _normalise(network, scores, images)
         if hasattr(extras[0][-1], "weight"):  # not a block of several layers
-            _normalise(network, extras, images, 0.0)
-        _raise_biases(network, scores, size_px)
+            _normalise(network, extras, images)
+        found = _outputs(network, scores, images[:1])
+        best = torch.cat([output.amax(1).flatten() for _, output in found]).sort(descending=True).values
+        for layer, _ in found:
+            layer.bias.add_(math.log(CLEAR / (1 - CLEAR)) - best[_CLEAR_SCORES])
     return _save(yolo, kind, folder, size_px)
 
 
@@ -99,20 +106,11 @@ def _save(yolo: YOLO, kind: str, folder: Path, size_px: int) -> Path:
     return path
 
 
-def _raise_biases(network: Any, branches: Any, size_px: int) -> None:
-    """Raise the biases of all scores until at least 200 of them are clear."""
-    for _ in range(80):
-        if _confident(network, size_px) >= 200:
-            break
-        for branch in branches:
-            branch[-1].bias.add_(0.25)
-
-
-def _normalise(network: Any, branches: Any, images: torch.Tensor, mean: float) -> None:
-    """Change the last layer of each branch so that its outputs have this mean and a standard deviation of 1."""
+def _normalise(network: Any, branches: Any, images: torch.Tensor, mean: float = 0.0, deviation: float = 1.0) -> None:
+    """Change the last layer of each branch so that its outputs have this mean and this standard deviation."""
     for layer, output in _outputs(network, branches, images):
         positions = [axis for axis in range(output.dim()) if axis != 1]
-        factor = 1 / output.std(dim=positions).clamp(min=1e-5)
+        factor = deviation / output.std(dim=positions).clamp(min=1e-5)
         layer.weight.mul_(factor.reshape(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias.copy_((layer.bias - output.mean(dim=positions)) * factor + mean)
 
@@ -125,11 +123,10 @@ def _model_input(pictures: Sequence[np.ndarray], size_px: int) -> torch.Tensor:
     return torch.from_numpy(slots[..., ::-1].copy()).permute(0, 3, 1, 2) / 255
 
 
-def _confident(network: Any, size_px: int) -> int:
+def _confident(network: Any) -> int:
     """Return the number of positions (raw head) or rows (end-to-end head) with a score above ``CLEAR``."""
-    raw = network.eval()(_model_input([colourful(size_px)], size_px))[0]
-    raw = raw[0] if isinstance(raw, tuple) else raw
-    scores = raw[0, :, 4] if network.end2end else raw[0, 4 : 4 + len(network.names)].amax(0)
+    raw = network.eval()(_model_input([colourful()], SIZE_PX))[0]
+    scores = raw[0, :, 4] if raw.shape[-1] == 6 else raw[0, 4:].amax(0)
     return int((scores > CLEAR).sum())
 
 
