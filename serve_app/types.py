@@ -5,10 +5,11 @@ The client package imports this module and must work without numpy, so numpy is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from serve_app.detections import Detections
 from serve_app.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes images
+Task = Literal["detect", "segment", "pose", "obb", "classify"]  # what a model finds: see models/tasks
+Fitting = Literal["letterbox", "crop"]  # how an image is fitted into the model input: see images/fitting.py
 Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a client, a stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 DecodedFrames = Literal["all", "reference_frames", "key_frames"]  # the frames of a video that are decoded
@@ -94,50 +97,6 @@ class Letterbox:
 
 
 @dataclass(frozen=True)
-class Detections:
-    """The objects found in one image, the most confident first, as arrays of equal length."""
-
-    xyxy: NDArray[np.float32]  # (n, 4): left, top, right, bottom
-    confidence: NDArray[np.float32]  # (n,)
-    class_id: NDArray[np.int32]  # (n,)
-    labels: tuple[str, ...] | None = None  # n labels; None if the labels are not known yet
-    track_id: NDArray[np.int64] | None = None  # (n,), if the stream is tracked; -1 for an object without a track
-
-    def __post_init__(self) -> None:
-        n = len(self.confidence)
-        expected = ((n, 4), (n,), (n,))
-        actual = (self.xyxy.shape, self.confidence.shape, self.class_id.shape)
-        if actual != expected:
-            raise ValueError(f"Detections: expected shapes {expected}, got {actual}")
-        for name, values in (("labels", self.labels), ("track_id", self.track_id)):
-            if values is not None and len(values) != n:
-                raise ValueError(f"Detections: expected {n} {name}, got {len(values)}")
-
-    @classmethod
-    def empty(cls) -> Detections:
-        """Return detections without any object."""
-        import numpy as np
-
-        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), ())
-
-    def labelled(self, labels: tuple[str, ...]) -> Detections:
-        """Return the same objects with their labels. ``labels`` are the model's labels by class id."""
-        return replace(self, labels=tuple(label_of(class_id, labels) for class_id in self.class_id.tolist()))
-
-    def __len__(self) -> int:
-        return len(self.confidence)
-
-    def __iter__(self) -> Iterator[tuple[list[float], float, int]]:
-        """Yield each object as Python numbers: its box, confidence and class id."""
-        return zip(self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist(), strict=True)
-
-
-def label_of(class_id: int, labels: Sequence[str]) -> str:
-    """Return the label of a class id from the model's ``labels``. An id without a label is called ``class N``."""
-    return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
-
-
-@dataclass(frozen=True)
 class DetectOptions:
     """The thresholds for one image. Each image of a batch has its own thresholds."""
 
@@ -147,6 +106,9 @@ class DetectOptions:
     iou: float
     max_detections: int
     class_ids: tuple[int, ...] | None = None  # None means every class
+    # The class ids with a confidence threshold of their own, and these thresholds. ``confidence`` is for the others.
+    class_confidence: tuple[tuple[int, float], ...] = ()
+    agnostic_nms: bool = False  # boxes of different classes also suppress each other
 
 
 @dataclass(frozen=True)
@@ -162,11 +124,18 @@ class EngineInfo:
     has_built_in_nms: bool = False  # the model file contains NMS with its own thresholds, so the model is end to end
     precision: Precision = "fp32"
     rectangles: tuple[InputShape, ...] = ()  # the further shapes of inputs, the smallest first
+    task: Task = "detect"
+    keypoints: tuple[str, ...] = ()  # the name of each keypoint, if the task is pose
 
     @property
     def shapes(self) -> tuple[InputShape, ...]:
         """All shapes of inputs that the engine takes, the smallest first."""
         return *self.rectangles, self.input_shape
+
+    @property
+    def fitting(self) -> Fitting:
+        """How an image is fitted into the model input."""
+        return "crop" if self.task == "classify" else "letterbox"
 
     @property
     def suppression(self) -> Suppression:
@@ -193,6 +162,16 @@ class ModelInfo:
     def labels(self) -> tuple[str, ...]:
         """The label of each class id."""
         return self.engine.labels
+
+    @property
+    def task(self) -> Task:
+        """The task for which the model was trained."""
+        return self.engine.task
+
+    @property
+    def fitting(self) -> Fitting:
+        """How an image is fitted into the model input."""
+        return self.engine.fitting
 
     @property
     def input_shape(self) -> InputShape:

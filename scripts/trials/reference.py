@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 
 from serve_app.client import Client, DetectResult, FrameResult
+from serve_app.detections import Detections
 from serve_app.models.agreement import agree
 from serve_app.models.weights import EMBEDDED
-from serve_app.types import Detections
 
 
 class Reference:

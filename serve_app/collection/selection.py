@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Literal
 
 from serve_app.collect_args import CollectArgs
-from serve_app.types import Answer, Detections, DetectOptions, ModelInfo
+from serve_app.detections import Detections
+from serve_app.types import Answer, DetectOptions, ModelInfo
 
 Reason = Literal["new_class", "uncertain", "drifted"]
 REASONS: tuple[Reason, ...] = ("new_class", "uncertain", "drifted")  # the first that applies to an image counts

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import cv2
 
-from serve_app.types import Detections, Pixels
+from serve_app.detections import Detections
+from serve_app.types import Pixels
 
 Rectangle = tuple[int, int, int, int]  # the left, top, right and bottom edge in pixels
 

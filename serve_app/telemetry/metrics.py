@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from serve_app.detections import label_of
 from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import StreamStatus
-from serve_app.types import DetectReply, Traffic, label_of
+from serve_app.types import DetectReply, Traffic
 
 _MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

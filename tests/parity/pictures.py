@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import skimage
+import sklearn
 import ultralytics
 
 ASSETS = Path(ultralytics.__file__).parent / "assets"
@@ -14,6 +16,15 @@ ASSETS = Path(ultralytics.__file__).parent / "assets"
 def shipped() -> list[Path]:
     """Return the two photographs that the ultralytics package contains."""
     return [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]
+
+
+def photographs() -> list[np.ndarray]:
+    """Return two photographs with many details, one of them in portrait format."""
+    china = cv2.imread(str(Path(sklearn.__file__).parent / "datasets/images/china.jpg"))
+    coffee = cv2.imread(str(Path(skimage.__file__).parent / "data/coffee.png"))
+    assert china is not None
+    assert coffee is not None
+    return [china, cv2.rotate(coffee, cv2.ROTATE_90_CLOCKWISE)]
 
 
 def save_extremes(folder: Path) -> list[Path]:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from serve_app.collect_args import CollectArgs
-from serve_app.types import Answer, Detections, DetectOptions, EngineInfo, InputShape, ModelInfo, Timing
+from serve_app.detections import Detections
+from serve_app.types import Answer, DetectOptions, EngineInfo, InputShape, ModelInfo, Timing
 
 WIDTH_PX, HEIGHT_PX = 64, 48
 GREY = np.full((HEIGHT_PX, WIDTH_PX, 3), 128, np.uint8)

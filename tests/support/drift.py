@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.config import DriftArgs
+from serve_app.detections import Detections
 from serve_app.drift.bins import BINS, histogram_of
 from serve_app.drift.features import Look
 from serve_app.drift.tally import MinuteCounts, Report, Seen
-from serve_app.types import Answer, Detections, InputShape, Timing
+from serve_app.types import Answer, InputShape, Timing
 
 ARGS = DriftArgs(reference_images=400, window_images=100)
 HOUR_S = 3600

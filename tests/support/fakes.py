@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.errors import Conflict, Forbidden, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.models import ModelStatus
@@ -13,7 +14,6 @@ from serve_app.schemas.streams import Regions, StateChange, StreamSpec, StreamSt
 from serve_app.streams.outputs.events import EventLog
 from serve_app.types import (
     Answer,
-    Detections,
     DetectOptions,
     DetectorState,
     EngineInfo,

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from serve_app.config import parse_args
+from serve_app.detections import Detections
 from serve_app.errors import ServeAppError
 from serve_app.images.map_back import to_picture
 from serve_app.ipc.frame_pool import FramePool, Slot
@@ -21,17 +22,7 @@ from serve_app.jobs.runner import Runner
 from serve_app.jobs.sources import MissingItem, Page
 from serve_app.jobs.units import Clip, Item, Unit, UnitResult
 from serve_app.schemas.jobs import FilesSource, JobSpec
-from serve_app.types import (
-    Answer,
-    Detections,
-    DetectOptions,
-    EngineInfo,
-    InputShape,
-    Letterbox,
-    ModelInfo,
-    Pixels,
-    Timing,
-)
+from serve_app.types import Answer, DetectOptions, EngineInfo, InputShape, Letterbox, ModelInfo, Pixels, Timing
 
 SLOTS = 4
 WIDTH_PX = 20  # of the image of item 0; each further image is one pixel wider, so its size tells which item it is

@@ -12,22 +12,13 @@ from typing import Any
 import numpy as np
 
 from serve_app.config import StreamArgs
+from serve_app.detections import Detections
 from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.streams import SourceSpec, StreamSpec, Zone
 from serve_app.streams.store import StreamStore
 from serve_app.streams.stream import Stream
-from serve_app.types import (
-    Answer,
-    Detections,
-    DetectOptions,
-    EngineInfo,
-    Event,
-    InputShape,
-    Letterbox,
-    ModelInfo,
-    Timing,
-)
+from serve_app.types import Answer, DetectOptions, EngineInfo, Event, InputShape, Letterbox, ModelInfo, Timing
 from serve_app.video.source import parse_source
 from tests.support import squares
 from tests.support.videos import frame_shown

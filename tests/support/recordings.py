@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.schemas.streams import ClipNotice, Recording
 from serve_app.streams.outputs.recording import Recorder
-from serve_app.types import Detections
 
 STARTED_AT_S = 1_700_000_000.0
 GREY = np.full((48, 64, 3), 90, np.uint8)

@@ -20,13 +20,14 @@ from scripts.codes.surfaces import HELD_OUT, TRAINING
 from scripts.codes.symbols import LABELS
 from scripts.launch import ROOT
 from serve_app.config import DetectArgs, ModelArgs
+from serve_app.detections import Detections
 from serve_app.drift.features import Look, look_of
 from serve_app.images.decode import decode
 from serve_app.images.letterbox import place
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
-from serve_app.types import Answer, Detections, DetectOptions, InputShape, Pixels, Timing
+from serve_app.models.tasks import to_detections
+from serve_app.types import Answer, DetectOptions, InputShape, Pixels, Timing
 
 SHARED = ROOT.parent / "shared"
 _MODEL = SHARED / "weights/yolov8n_int8_openvino_model"
@@ -136,7 +137,7 @@ def _yolo() -> tuple[Detect, tuple[str, ...]]:
     def detect(pixels: Pixels, _: int, __: bool) -> Detections:
         fitted = place(pixels, [engine.info.input_shape], lambda _: slot)
         (raw,) = engine.infer([slot])
-        return to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), fitted)
+        return to_picture(to_detections(raw, engine.info, options), fitted)
 
     return detect, engine.info.labels
 

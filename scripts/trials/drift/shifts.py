@@ -10,8 +10,8 @@ import numpy as np
 
 from scripts.trials.drift.cameras import Shown
 from scripts.trials.drift.sources import Rng, Source, keeping
+from serve_app.detections import Detections
 from serve_app.drift.bins import CLASS_BINS
-from serve_app.types import Detections
 
 _LOOK = {"brightness", "contrast", "sharpness"}
 _OBJECTS = {"detections", "classes", "confidence", "area", "aspect", "position"}

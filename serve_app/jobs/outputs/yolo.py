@@ -11,9 +11,9 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
+from serve_app.detections import label_of
 from serve_app.jobs.outputs.results import Results, parsed
 from serve_app.jobs.outputs.zip_writer import ZipWriter
-from serve_app.types import label_of
 
 NAME = "yolo.zip"
 _FOLDER = "labels"

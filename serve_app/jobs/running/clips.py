@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
 
+from serve_app.detections import Detections
 from serve_app.errors import DeadlineExceeded, ModelChanged, NotFound, ServeAppError
-from serve_app.images.letterbox import place
+from serve_app.images.fitting import place
 from serve_app.ipc.frame_pool import Slot
 from serve_app.jobs.limits import InFlight
 from serve_app.jobs.running.pictures import render, show_pixels
@@ -17,7 +18,7 @@ from serve_app.jobs.running.tally import is_temporary
 from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, internal_error, together
 from serve_app.jobs.sources import Source, UnreadableItem
 from serve_app.jobs.units import CLIP_ITEMS, Clip, Item
-from serve_app.types import Answer, Detections, DetectOptions, Letterbox, ModelInfo, Pixels
+from serve_app.types import Answer, DetectOptions, Letterbox, ModelInfo, Pixels
 
 
 class _Frames:
@@ -40,7 +41,7 @@ class _Frames:
         if frame is None:
             return None
         time_s, pixels = frame
-        return time_s, pixels, place(pixels, model.shapes, slot.frame)
+        return time_s, pixels, place(pixels, model.shapes, slot.frame, model.fitting)
 
     def close(self) -> None:
         _close(self._frames)

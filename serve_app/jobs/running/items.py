@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+from serve_app.detections import Detections
 from serve_app.errors import (
     DeadlineExceeded,
     InvalidParameter,
@@ -20,7 +21,7 @@ from serve_app.jobs.outputs import PictureKind, PictureWriter
 from serve_app.jobs.running.pictures import render_encoded
 from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, internal_error, together
 from serve_app.jobs.units import Item
-from serve_app.types import Answer, Detections, Letterbox, ModelInfo
+from serve_app.types import Answer, Letterbox, ModelInfo
 
 _READ_TIME_S = 25.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5, 300  # before an image is read again; each pause is four times as long
@@ -116,8 +117,8 @@ async def _detect(work: RunningUnit, shared: Shared, data: bytes) -> tuple[Answe
 async def _prepare(work: RunningUnit, shared: Shared, data: bytes, model: ModelInfo, slot: Slot) -> Letterbox:
     picture = data, shared.max_pixels, shared.decoding, model.shapes
     if not work.unit.is_suspect:
-        return (await shared.threads.run(lambda: prepare(*picture, slot.frame)))[0]
-    fitted, _, frame = await shared.quarantine.run(prepare_new, *picture)
+        return (await shared.threads.run(lambda: prepare(*picture, slot.frame, model.fitting)))[0]
+    fitted, _, frame = await shared.quarantine.run(prepare_new, *picture, model.fitting)
     slot.frame(fitted.input_shape)[:] = frame
     return fitted
 

@@ -6,11 +6,12 @@ from collections.abc import Collection
 
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.images.decode import decode
 from serve_app.images.drawing import crop, draw, encode_jpeg
 from serve_app.jobs.outputs import PictureKind
 from serve_app.schemas.jobs import JobResult
-from serve_app.types import Detections, Pixels
+from serve_app.types import Pixels
 
 
 def render(

@@ -23,9 +23,10 @@ import av
 import cv2
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.images.drawing import draw, encode_jpeg
 from serve_app.schemas.streams import ClipNotice, Recording, RecordingStatus
-from serve_app.types import Detections, Pixels
+from serve_app.types import Pixels
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
-from serve_app.types import Detections, Frame
+from serve_app.types import Frame
 
 _GONE_AFTER_S = 2.0  # an object that has not been seen for longer than this has left
 _JITTER = 0.005  # a share of the frame's height; the box of a still object jitters by less

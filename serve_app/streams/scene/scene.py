@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from serve_app.detections import Detections
 from serve_app.schemas.streams import LineCount, StreamSpec, ZoneCount
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.scene.motion import MotionGate
 from serve_app.streams.scene.regions import RegionCounter, RegionEvent
 from serve_app.streams.scene.tracking import Tracker
-from serve_app.types import Answer, Detections, Frame, Pixels
+from serve_app.types import Answer, Frame, Pixels
 
 
 class Scene:

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.detections import Detections
 from serve_app.errors import StartError
-from serve_app.types import Detections
 
 _LOST_FRAMES = 30  # a track survives 1 s without a detection (30 frames at 30 fps), as in the paper
 _MIN_LOST_FRAMES = 3  # in slow streams, tracks must survive a missed detection and late frames

@@ -6,10 +6,10 @@ from typing import get_args
 
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.drift.bins import BINS, BY_NAME, FEATURES, SLICES, bin_name, histogram_of, images_in
 from serve_app.drift.features import Look
 from serve_app.schemas.drift import FeatureName
-from serve_app.types import Detections
 from tests.support.drift import answer
 
 LOOK = Look(120, 50, 200)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from serve_app.detections import Detections
 from serve_app.images.drawing import Rectangle, draw, place_labels
-from serve_app.types import Detections, Pixels
+from serve_app.types import Pixels
 
 
 @pytest.mark.parametrize(

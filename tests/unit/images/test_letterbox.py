@@ -6,9 +6,10 @@ import torch
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.ops import scale_boxes
 
+from serve_app.detections import Detections
 from serve_app.images.letterbox import choose_shape, fit, letterbox
 from serve_app.images.map_back import to_picture
-from serve_app.types import Detections, InputShape
+from serve_app.types import InputShape
 
 SHAPES = [(640, 640), (480, 640), (1080, 810), (333, 517), (1, 1), (1, 4000), (4000, 1), (720, 1281), (37, 640)]
 

@@ -13,12 +13,13 @@ from PIL import Image
 
 from scripts.trials.field.pictures import jpeg, metadata
 from scripts.trials.field.pictures.jpeg import saved
+from serve_app.detections import Detections
 from serve_app.errors import ServeAppError, TooLarge, Undecodable
 from serve_app.images.decode import decode, decode_reduced
 from serve_app.images.letterbox import place
 from serve_app.images.prepare import annotate, prepare, prepare_new
 from serve_app.images.reduced import MARGIN, choose_factor, place_reduced
-from serve_app.types import Detections, InputShape, Letterbox, Pixels
+from serve_app.types import InputShape, Letterbox, Pixels
 
 MAX_PIXELS = 10_000_000
 SHAPES = [InputShape(48, 64), InputShape(64, 48), InputShape.square(64)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from serve_app.detections import Detections
 from serve_app.models.agreement import agree
-from serve_app.types import Detections
 
 BOX = (10.0, 10.0, 110.0, 110.0)
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve_app.detections import Detections
 from serve_app.errors import Conflict, InvalidParameter, NotFound, Overloaded, SourceError, StartError, Unavailable
 from serve_app.schemas.detect import DetectSettings
 from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamResult, StreamSpec
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.store import StreamStore
-from serve_app.types import Answer, Detections, Frame, InputShape, Position, Timing
+from serve_app.types import Answer, Frame, InputShape, Position, Timing
 from tests.support.fake_workers import FakeDetectors, FakeWorkers, Reports, now_s, spec_of, supervising
 from tests.support.principals import LOCAL
 from tests.support.virtual_time import BACKEND

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.errors import NotFound, Overloaded
 from serve_app.schemas.scene import SceneHealth
 from serve_app.schemas.streams import State, StreamStatus
 from serve_app.telemetry.metrics import REFUSALS, Telemetry
-from serve_app.types import Detections, DetectReply, Timing
+from serve_app.types import DetectReply, Timing
 from tests.support.instruments import FakeInstrument, Record
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.data.augment import classify_transforms
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import Detect, DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import strip_optimizer
@@ -19,6 +21,7 @@ from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models import export
 from serve_app.models.checkpoint.convert import without_pickle
+from serve_app.models.engines.metadata import read_metadata
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from tests.conftest import needs_shared, trusted
@@ -38,16 +41,17 @@ def raw_output(network: Any) -> torch.Tensor:
     """Return the output of a network for a random image, which is the same in every call."""
     image = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        output: torch.Tensor = network.fuse(verbose=False).eval()(image)[0]
-    return output
+        output = network.fuse(verbose=False).eval()(image)[0]
+    arrays = output if isinstance(output, tuple) else (output,)  # a network with masks has two outputs
+    return torch.cat([array.flatten() for array in arrays])
 
 
 def assert_equal_to_ultralytics(path: Path, folder: Path) -> None:
     """Check that a checkpoint without a hash gives exactly the labels and the output that Ultralytics' loader gives."""
     safe = without_pickle(path, None, folder)
     assert safe.suffix == ".safetensors"
-    (ours, labels), (theirs, their_labels) = load_network(safe), load_network(path)
-    assert labels == their_labels
+    (ours, metadata), (theirs, their_metadata) = load_network(safe), load_network(path)
+    assert read_metadata(metadata) == read_metadata(their_metadata)
     expected = raw_output(theirs)
     assert expected.isfinite().all()
     torch.testing.assert_close(raw_output(ours), expected, rtol=0, atol=0)
@@ -113,7 +117,7 @@ def test_class_names_may_be_a_list_or_a_tuple(names: Any, tmp_path: Path) -> Non
     network = tiny_network()
     network.names = names
     torch.save({"model": network}, tmp_path / "named.pt")
-    assert load_network(without_pickle(tmp_path / "named.pt", None, tmp_path))[1] == ("a", "b")
+    assert load_network(without_pickle(tmp_path / "named.pt", None, tmp_path))[1]["names"] == {0: "a", 1: "b"}
 
 
 def test_weights_in_bf16_load(tmp_path: Path) -> None:
@@ -142,8 +146,8 @@ def test_a_file_in_the_format_from_before_archives_loads_with_its_hash(tmp_path:
 
 def test_a_whole_network_without_a_dictionary_around_it_loads(tmp_path: Path) -> None:
     torch.save(tiny_network(), tmp_path / "network.pt")
-    network, labels = load_network(without_pickle(tmp_path / "network.pt", None, tmp_path))
-    assert labels == ("class 0", "class 1")
+    network, metadata = load_network(without_pickle(tmp_path / "network.pt", None, tmp_path))
+    assert read_metadata(metadata).labels == ("class 0", "class 1")
     torch.testing.assert_close(raw_output(network), raw_output(tiny_network().float()), rtol=0, atol=0)
 
 
@@ -181,8 +185,7 @@ def test_ultralytics_never_opens_a_checkpoint_without_a_hash(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("architecture", "says"),
     [
-        ("yolo11n-pose.yaml", r"^the task of other\.pt is 'pose', but only detection is supported"),
-        ("yolo11n-cls.yaml", r"^the task of other\.pt is 'classify', but only detection is supported"),
+        ("yolo26n-depth.yaml", r"^the task of other\.pt is 'depth', but the supported tasks are classify, detect, obb"),
         ("yolov8s-world.yaml", r"other\.pt needs ultralytics\.nn\.tasks\.WorldModel, .*weights_sha256"),
     ],
 )
@@ -201,3 +204,31 @@ def test_a_checkpoint_of_the_yolov5_repository_is_refused_with_its_own_advice(tm
     )
     with pytest.raises(ModelError, match=r"v5\.pt is a checkpoint of the YOLOv5 repository: export it as ONNX there"):
         load(ModelArgs(weights=path), has_gpu=False)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["yolov8n-seg", "yolo26n-seg", "yolov8n-pose", "yolo26n-pose", "yolo11n-obb", "yolo26n-obb", "yolo11n-cls"],
+)
+def test_a_checkpoint_for_another_task_gives_the_output_that_ultralytics_gives(
+    architecture: str, tmp_path: Path
+) -> None:
+    yolo = YOLO(f"{architecture}.yaml")
+    network = yolo.model
+    network.task, network.args = yolo.task, get_cfg()
+    network.criterion = network.init_criterion()
+    if yolo.task == "pose":
+        network.kpt_names = {0: [f"point {number}" for number in range(17)]}
+    if yolo.task == "classify":
+        network.transforms = classify_transforms(SIDE_PX)
+    torch.save({"model": network, "train_args": {"imgsz": SIDE_PX}}, tmp_path / "task.pt")
+    assert_equal_to_ultralytics(tmp_path / "task.pt", tmp_path)
+
+
+def test_a_classification_model_that_normalises_its_images_is_refused(tmp_path: Path) -> None:
+    """Ultralytics would subtract the mean, but our engines do not."""
+    network = YOLO("yolo11n-cls.yaml").model
+    network.transforms = classify_transforms(SIDE_PX, mean=(0.5, 0.5, 0.5))
+    torch.save({"model": network}, tmp_path / "mean.pt")
+    with pytest.raises(ModelError, match=r"normalises images with a mean of \[0\.5, 0\.5, 0\.5\] instead of 0"):
+        without_pickle(tmp_path / "mean.pt", None, tmp_path)

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
+from serve_app.detections import Detections
 from serve_app.schemas.streams import ClipNotice, Recording
 from serve_app.streams.outputs.recording import Recorder, _write
-from serve_app.types import Detections
 from tests.support.file_sizes import files_of_at_most
 from tests.support.recordings import GREY, STARTED_AT_S, Recorded
 

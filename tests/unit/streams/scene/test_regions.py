@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from serve_app.detections import Detections
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
 from serve_app.streams.scene.regions import RegionCounter, RegionEvent
-from serve_app.types import Detections, Frame, Position
+from serve_app.types import Frame, Position
 
 WIDTH_PX, HEIGHT_PX = 1000, 500
 MIDDLE = Zone(name="middle", polygon=[(0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.4, 0.8)])

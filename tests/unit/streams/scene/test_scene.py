@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from serve_app.detections import Detections
 from serve_app.schemas.streams import Line, LineCrossing, Motion, SourceSpec, StreamSpec, Zone, ZoneChange
 from serve_app.streams.bookmark import Bookmark
 from serve_app.streams.scene.scene import Scene
-from serve_app.types import Answer, Detections, Frame, InputShape, Position, Timing
+from serve_app.types import Answer, Frame, InputShape, Position, Timing
 
 SIDE_PX = 100
 PIXELS = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from serve_app.detections import Detections
 from serve_app.errors import StartError
 from serve_app.streams.scene.tracking import Tracker
-from serve_app.types import Detections
 
 FPS = 30.0
 SIZE_PX = np.array([60.0, 120.0])
