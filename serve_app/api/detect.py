@@ -183,15 +183,9 @@ def router(backend: Backend, jobs: Jobs, metrics: Metrics, args: AppArgs) -> Rou
 
     async def start_job(request: Request, query: DetectQuery, pictures: list[bytes]) -> Response:
         """Start a job whose items are the images, and return its status."""
-        params = query.to_params()
-        settings = DetectSettings(
-            model=params.model,
-            confidence=params.confidence,
-            iou=params.iou,
-            max_detections=params.max_detections,
-            # A job has no query, in which one value may be a list. Labels with commas need POST /jobs.
-            classes=[part.strip() for value in params.classes for part in str(value).split(",")],
-        )
+        # A job has no query, in which one value may be a list. Labels with commas need POST /jobs.
+        classes = [part.strip() for value in query.classes for part in str(value).split(",")]
+        settings = DetectSettings(**dict(query) | {"classes": classes})
         spec = JobSpec(source=UploadSource(type="upload"), detect=settings)
         files = {f"{number:04}.{_suffix(picture)}": picture for number, picture in enumerate(pictures)}
         status = await start_with_files(jobs, principal_of(request), spec, files)

@@ -182,6 +182,6 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
 def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
     """Return the model with its default thresholds. The version changes with the shapes and the thresholds."""
     # The version depends on neither the engine nor the precision, because these may differ between kinds of nodes.
-    defaults = DetectOptions(**detect.model_dump())
+    defaults = detect.to_options(engine)
     identity = f"{engine.name} {engine.version} {' '.join(map(str, engine.shapes))} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)
