@@ -21,13 +21,23 @@ from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.errors import ModelChanged, Unavailable
 from serve_app.images.drawing import encode_jpeg
+from serve_app.images.outlines import with_outlines
 from serve_app.images.prepare import annotate, prepare, prepare_new
 from serve_app.images.threads import DecodeThreads
 from serve_app.ipc.frame_pool import Slot
 from serve_app.ipc.quarantine import Quarantine
 from serve_app.overload.limits import AdmissionLimit
 from serve_app.telemetry.metrics import STAGE_MS, Telemetry
-from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, ModelInfo, PictureRequest
+from serve_app.types import (
+    DEFAULT_MODEL,
+    Answer,
+    DetectorState,
+    InputShape,
+    Letterbox,
+    MaskFormat,
+    ModelInfo,
+    PictureRequest,
+)
 
 _RETRY_INTERVAL_S = 0.05
 _COLLECTOR_TIMEOUT_S = 5.0
@@ -134,7 +144,11 @@ class Preprocessor:
         # A suspect image is not kept, because the collector would decode it in this process.
         if self._collector is not None and not request.is_suspect:
             self._collector.offer(request.data, answer, model, options, request.tenant)
-        annotated = await self._annotate(request, answer) if request.annotate else None
+        annotated = None
+        if request.annotate:
+            annotated = await self._annotate(request, answer)
+        elif answer.detections.masks is not None:
+            answer = await self._decoders.run(lambda: _described(answer, request.params.mask))
         return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
 
     async def _prepare(self, request: PictureRequest, model: ModelInfo, slot: Slot) -> tuple[Letterbox, float]:
@@ -164,3 +178,9 @@ class Preprocessor:
             self._decoders.close()
             if self._collector is not None:
                 await asyncio.to_thread(self._collector.close, _COLLECTOR_TIMEOUT_S)
+
+
+def _described(answer: Answer, kind: MaskFormat) -> Answer:
+    """Return an answer with descriptions of its masks in place of the masks, which are larger."""
+    described = with_outlines(answer.detections, answer.width_px, answer.height_px, kind)
+    return replace(answer, detections=replace(described, masks=None))
