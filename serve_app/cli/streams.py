@@ -282,7 +282,7 @@ def events(
         str | None,
         typer.Option(
             metavar="TYPES",
-            help="Comma-separated: result, state, gap, zone, line, recording, scene_health.  [default: all]",
+            help="Comma-separated: result, state, gap, zone, line, recording, scene_health, label.  [default: all]",
         ),
     ] = None,
     url: Url = None,
