@@ -18,7 +18,8 @@ from serve_app.jobs.outputs import OutputUnwritable
 from serve_app.jobs.running.clips import run_clip, show_frame
 from serve_app.jobs.running.items import expected_bytes, run_items
 from serve_app.jobs.running.opened import Opener, OpenJobs
-from serve_app.jobs.running.pictures import detections_of, show
+from serve_app.jobs.running.pictures import show
+from serve_app.jobs.running.stored import detections_of
 from serve_app.jobs.running.tally import Tally
 from serve_app.jobs.running.tries import Tries
 from serve_app.jobs.running.unit import JobDetector, RunningUnit, Shared
