@@ -66,13 +66,18 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": DetectResponse | DetectManyResponse,
         "description": "For one image, the response is one result object. For several images, it is an object with "
         "`results`, in the order in which the images were sent. If the `Accept` header prefers `image/jpeg` to JSON "
-        "and to `*/*`, the response is the image with "
-        "its boxes drawn; this works for one image per request.",
+        "and to `*/*`, the response is the image on which the boxes and what the model adds to them are drawn; this "
+        "works for one image per request.",
         "content": {
             "application/json": {
                 "examples": {
                     "one image": {"value": examples.DETECTED},
                     "several images": {"value": examples.DETECTED_MANY},
+                    "a model that segments": {"value": examples.SEGMENTED},
+                    "a model that segments, with mask=rle": {"value": examples.SEGMENTED_RLE},
+                    "a model of poses": {"value": examples.POSED},
+                    "a model of oriented boxes": {"value": examples.ROTATED},
+                    "a model that classifies": {"value": examples.CLASSIFIED},
                 }
             },
             "image/jpeg": _PICTURE,
