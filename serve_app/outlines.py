@@ -102,6 +102,8 @@ def _to_text(lengths: NDArray[np.int64]) -> str:
         follows = np.where(low & 16, values != -1, values != 0)  # the highest bit of the last group is the sign
         groups[:, index] = low + 32 * follows + _FIRST
         is_open = is_open & follows
+        if not is_open.any():
+            break
     return groups[is_used].tobytes().decode("ascii")
 
 

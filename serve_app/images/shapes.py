@@ -28,14 +28,15 @@ def draw_mask(pixels: Pixels, mask: Mask, colour: Colour, thickness: int) -> Non
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     # Interpolation between the bitmap's pixels gives smooth edges.
     smooth = cv2.resize(mask.bits.astype(np.uint8) * 255, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
-    inside = np.where(smooth > 127, 255, 0).astype(np.uint8)
+    _, inside = cv2.threshold(smooth, 127, 255, cv2.THRESH_BINARY)
     inside = inside[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
     if inside.size == 0:
         return
     left, top = max(left, 0), max(top, 0)
     region = pixels[top : top + inside.shape[0], left : left + inside.shape[1]]
-    tinted = cv2.addWeighted(region, 1 - _OPACITY, np.full_like(region, colour), _OPACITY, 0)
-    cv2.copyTo(tinted, inside, region)
+    levels = np.arange(256)[None, :, None]
+    tints = np.round(levels * (1 - _OPACITY) + np.array(colour) * _OPACITY).astype(np.uint8)  # (1, 256, 3)
+    cv2.copyTo(cv2.LUT(region, tints), inside, region)
     # The outline is drawn beyond the region, where it touches the region's edge.
     outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
     cv2.drawContours(pixels, outlines, -1, colour, thickness, cv2.LINE_AA)

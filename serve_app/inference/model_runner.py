@@ -47,6 +47,7 @@ class ModelRunner:
         self, engine: Engine, args: DetectorArgs, batch_s: float, on_batch: Callable[[list[DetectReply]], None]
     ) -> None:
         """Start the threads and the batcher. ``batch_s`` is the result of ``_warm_up``."""
+        self.info = _with_defaults(engine.info, args.detect)  # first, because it may refuse the thresholds
         self._engine = engine
         self._preparation = engine.preparation
         self._on_batch = on_batch
@@ -61,7 +62,6 @@ class ModelRunner:
             concurrency=engine.concurrency,
             items_per_s=batch_size * engine.concurrency / batch_s,
         )
-        self.info = _with_defaults(engine.info, args.detect)
 
     @classmethod
     async def load(
@@ -102,7 +102,10 @@ class ModelRunner:
         return shape.nbytes / self.info.input_shape.nbytes
 
     def apply_settings(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
-        """Set the default thresholds, and the share of the engine that each kind of traffic gets."""
+        """Set the default thresholds, and the share of the engine that each kind of traffic gets.
+
+        Raise ConfigError, and change nothing, if the model lacks a class that has a threshold.
+        """
         self.info = _with_defaults(self._engine.info, detect)
         self.batcher.set_weights(batcher.weights())
 
