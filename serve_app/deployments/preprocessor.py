@@ -34,7 +34,6 @@ from serve_app.types import (
     DetectorState,
     InputShape,
     Letterbox,
-    MaskFormat,
     ModelInfo,
     PictureRequest,
 )
@@ -144,12 +143,16 @@ class Preprocessor:
         # A suspect image is not kept, because the collector would decode it in this process.
         if self._collector is not None and not request.is_suspect:
             self._collector.offer(request.data, answer, model, options, request.tenant)
-        annotated = None
-        if request.annotate:
-            annotated = await self._annotate(request, answer)
-        elif answer.detections.masks is not None:
-            answer = await self._decoders.run(lambda: _described(answer, request.params.mask))
-        return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
+        annotated = await self._annotate(request, answer) if request.annotate else None
+        found, size = answer.detections, (answer.width_px, answer.height_px)
+        if found.masks is not None and not request.annotate:
+            found = await self._decoders.run(lambda: with_outlines(answer.detections, *size, request.params.mask))
+        return replace(
+            answer,
+            detections=replace(found, masks=None),  # the Ingress does not need the masks themselves
+            timing=replace(answer.timing, decode_s=decode_s),
+            annotated=annotated,
+        )
 
     async def _prepare(self, request: PictureRequest, model: ModelInfo, slot: Slot) -> tuple[Letterbox, float]:
         picture = request.data, self._max_pixels, self._decoding, model.shapes
@@ -178,9 +181,3 @@ class Preprocessor:
             self._decoders.close()
             if self._collector is not None:
                 await asyncio.to_thread(self._collector.close, _COLLECTOR_TIMEOUT_S)
-
-
-def _described(answer: Answer, kind: MaskFormat) -> Answer:
-    """Return an answer with descriptions of its masks in place of the masks, which are larger."""
-    described = with_outlines(answer.detections, answer.width_px, answer.height_px, kind)
-    return replace(answer, detections=replace(described, masks=None))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from serve_app.config import AppArgs
@@ -89,7 +90,7 @@ class Runner:
     async def picture(self, unit: Unit, spec: JobSpec, item: int, result: str | None) -> bytes:
         """Return the image of an item: see ``deployments.stubs.JobRunnerStub.picture``."""
         shared, index = self._shared, item - unit.first
-        detections = None if result is None else detections_of(result)
+        detections = None if result is None else await shared.threads.run(partial(detections_of, result))
         async with self._jobs.use(spec) as job:
             if unit.clip is not None:
                 clip = unit.clip

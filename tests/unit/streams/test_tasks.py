@@ -82,6 +82,7 @@ async def test_an_event_says_that_another_class_has_become_the_most_probable(vid
     ]
     assert changes[1]["confidence"] == 0.8
     assert stream.status().label == "shut"
+    assert new_stream(video, FakeDetector()).status().label == "shut"  # in the next process, from the bookmark
     result = next(event for event in events if event["type"] == "result")
     assert (result["count"], result["detections"], result["classes"][0]["label"]) == (0, [], "open")
     parsed = stream_event(Message("1", "label", json.dumps(changes[1])))
