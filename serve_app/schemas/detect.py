@@ -174,7 +174,8 @@ class Detection(BaseModel):
         "poses return it."
     )
     obb: Corners | None = added(
-        "The corners of the rotated box. `bbox` is then its upright hull. Only models of oriented boxes return it."
+        "The corners of the rotated box, which may be outside of the image. `bbox` is its upright hull, clipped to the "
+        "image. Only models of oriented boxes return it."
     )
     angle: float | None = added(
         "The rotation of the box in radians, as Ultralytics has it: at least 0 and less than π/2. It turns the x axis "
