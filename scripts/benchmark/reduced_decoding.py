@@ -32,7 +32,7 @@ from serve_app.images.reduced import place_reduced
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import InputShape, Letterbox, Pixels
+from serve_app.types import DetectOptions, InputShape, Letterbox, Pixels
 
 MARGINS = (1.0, 1.5, 2.0)
 SHAPE = InputShape.square(640)
@@ -111,7 +111,7 @@ def detect(engine: Engine, decoder: Decoder, data: bytes) -> list[Guess]:
     slot = np.empty(SHAPE.array, np.uint8)
     fitted = decoder(data, slot)
     (raw,) = engine.infer([slot])
-    options = DetectArgs(confidence=_MIN_CONFIDENCE).to_options(engine.info)
+    options = DetectOptions(**DetectArgs(confidence=_MIN_CONFIDENCE).model_dump())
     detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), fitted)
     labels = engine.info.labels
     return [

@@ -27,7 +27,7 @@ from serve_app.images.letterbox import place
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
 from serve_app.models.tasks.detect import to_detections
-from serve_app.types import Answer, InputShape, Pixels, Timing
+from serve_app.types import Answer, DetectOptions, InputShape, Pixels, Timing
 
 SHARED = ROOT.parent / "shared"
 _MODEL = SHARED / "weights/yolov8n_int8_openvino_model"
@@ -131,7 +131,7 @@ def _at_night(pixels: Pixels, rng: Rng) -> Pixels:
 
 def _yolo() -> tuple[Detect, tuple[str, ...]]:
     engine = load(ModelArgs(weights=_MODEL, engine="openvino"), has_gpu=False)
-    options = DetectArgs().to_options(engine.info)
+    options = DetectOptions(**DetectArgs().model_dump())
     slot = np.empty(engine.info.input_shape.array, np.uint8)
 
     def detect(pixels: Pixels, _: int, __: bool) -> Detections:
