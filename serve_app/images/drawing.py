@@ -41,8 +41,10 @@ def draw(pixels: Pixels, detections: Detections) -> Pixels:
         else:
             cv2.rectangle(pixels, boxes[index][:2], boxes[index][2:], colour, thickness, cv2.LINE_AA)
     if keypoints is not None:
-        for points, colour in reversed(list(zip(keypoints, colours, strict=True))):
-            draw_keypoints(pixels, points, colour, thickness)
+        for points, box, colour in reversed(list(zip(keypoints, boxes, colours, strict=True))):
+            side = max(box[2] - box[0], box[3] - box[1])
+            # Thinner lines, so that the limbs of a small person can be told apart.
+            draw_keypoints(pixels, points, colour, max(1, min(thickness, round(side / 60))))
     texts = [
         f"{label} {confidence:.2f}" for label, (_, confidence, _) in zip(detections.labels, detections, strict=True)
     ]

@@ -55,7 +55,7 @@ def draw_keypoints(pixels: Pixels, keypoints: NDArray[np.float32], colour: Colou
             ends = places[one], places[other]
             cv2.line(pixels, *ends, _DARK, thickness + 2, cv2.LINE_AA, _SHIFT)
             cv2.line(pixels, *ends, limb_colour, thickness, cv2.LINE_AA, _SHIFT)
-    radius = max(2, round(1.5 * thickness))
+    radius = max(1, round(1.3 * thickness))
     for place in (one for one, is_visible in zip(places, visible, strict=True) if is_visible):
         cv2.circle(pixels, place, (radius + 1) << _SHIFT, _DARK, cv2.FILLED, cv2.LINE_AA, _SHIFT)
         cv2.circle(
