@@ -219,6 +219,7 @@ def test_an_image_that_cannot_be_kept_leaves_the_thread_alive(tmp_path: Path) ->
 
 def test_an_image_that_is_classified_as_a_whole_is_not_kept(tmp_path: Path) -> None:
     with collecting(tmp_path) as collected:
+        collected.collector.selection.drifting = frozenset({"lot"})
         collected.offer(tasks.answer(tasks.classified()))
     assert kept_stems(tmp_path) == []
     assert collected.drops == {}

@@ -120,8 +120,9 @@ def test_a_yolo_label_is_inside_the_image_and_an_empty_mask_has_none(tmp_path: P
 
 
 def test_the_parts_of_a_mask_make_one_polygon_of_the_same_area() -> None:
-    rings = [[[10.0 * n, 0.0], [10.0 * n, 5.0 + n], [10.0 * n + 4, 5.0 + n], [10.0 * n + 4, 0.0]] for n in range(3)]
-    assert cv2.contourArea(np.array(joined(rings), np.float32)) == 4 * (5 + 6 + 7)
+    corners = [(0.0, 0.0, 5.0), (10.0, 20.0, 6.0), (30.0, 3.0, 8.0)]  # x, y and height of each part
+    rings = [[[x, y], [x, y + height], [x + 4, y + height], [x + 4, y]] for x, y, height in corners]
+    assert cv2.contourArea(np.array(joined(rings), np.float32)) == 4 * (5 + 6 + 8)
 
 
 def test_tables_have_a_row_for_each_box_or_class(tmp_path: Path) -> None:
