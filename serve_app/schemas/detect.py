@@ -17,6 +17,9 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, InputShape, Mas
 ONE_VALUE = ("model", "confidence", "iou", "max_detections", "agnostic_nms", "mask")
 
 
+_MAX_ANGLE = 1.5707  # the largest number with four decimals that is less than π/2
+
+
 def _class(value: Any) -> Any:
     """Return the value if it is a valid class. Refuse lone surrogates, because UTF-8 cannot encode them."""
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -312,7 +315,7 @@ def _objects(found: Detections) -> list[dict[str, Any]]:
                 for number, point in enumerate(points, 1)
                 for axis, value in zip("xy", point, strict=True)
             }
-            one["angle"] = round(angle, 4)
+            one["angle"] = min(round(angle, 4), _MAX_ANGLE)
     return objects
 
 

@@ -39,10 +39,10 @@ def write(results: Results, file: BinaryIO) -> None:
             classes = result.get("classes", ())
             for found in (*result["detections"], *classes):
                 labels.setdefault(found["class_id"], found["label"])
-            lines = [*_lines(result), *(f"{each['confidence']:.2f} {each['label']}\n" for each in classes)]
+            lines = [*_lines(result), *(f"{each['confidence']:.2f} {_one_line(each['label'])}\n" for each in classes)]
             archive.add(names.name_for(result), "".join(lines).encode())
         known = [labels.get(class_id) or label_of(class_id, ()) for class_id in range(max(labels, default=-1) + 1)]
-        archive.add("classes.txt", "".join(f"{' '.join(label.split())}\n" for label in known).encode())
+        archive.add("classes.txt", "".join(f"{_one_line(label)}\n" for label in known).encode())
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:
@@ -56,6 +56,10 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         if values:
             numbers = " ".join(f"{value:.6f}" if isinstance(value, float) else str(value) for value in values)
             yield f"{found['class_id']} {numbers} {found['confidence']:.4f}\n"
+
+
+def _one_line(label: str) -> str:
+    return " ".join(label.split())
 
 
 def _box(found: dict[str, Any], size: tuple[int, int]) -> list[float]:

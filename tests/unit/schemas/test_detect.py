@@ -85,6 +85,9 @@ def test_the_corners_of_a_rotated_box_are_those_of_ultralytics() -> None:
     for one, expected in zip(response(found)["detections"], xywhr2xyxyxyxy(found.rotated), strict=True):
         assert np.allclose(list(one["obb"].values()), expected.ravel(), atol=0.006)
     assert response(found)["detections"][0]["angle"] == round(math.pi / 6, 4)
+    assert found.rotated is not None
+    found.rotated[0, 4] = np.nextafter(np.float32(math.pi / 2), np.float32(0))
+    assert response(found)["detections"][0]["angle"] < math.pi / 2
     assert list(response(found)["detections"][1]["obb"].values()) == [140, 100, 140, 20, 100, 20, 100, 100]
 
 
