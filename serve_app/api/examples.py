@@ -88,6 +88,7 @@ MODELS: Json = {
             "state": "ready",
             "model": "codes",
             "version": "5f0c2a9b71d3",
+            "task": "detect",
             "engine": "openvino",
             "precision": "fp32",
             "image_size_px": 640,

@@ -106,12 +106,8 @@ def start(
     spec = {
         "id": stream_id,
         "source": {"uri": absolute_source(source, Path()), "loop": loop},
-        "detect": {
-            "confidence": confidence,
-            "iou": iou,
-            "classes": split(classes or []),
-            "agnostic_nms": agnostic_nms,
-        },
+        "detect": {"confidence": confidence, "iou": iou, "classes": split(classes or [])}
+        | ({} if agnostic_nms is None else {"agnostic_nms": agnostic_nms}),  # an older server does not know it
         "policy": policy,
         "max_fps": max_fps,
         "track": track,

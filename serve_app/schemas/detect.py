@@ -15,8 +15,6 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, InputShape, Mas
 
 # Parameters that a request may contain only once.
 ONE_VALUE = ("model", "confidence", "iou", "max_detections", "agnostic_nms", "mask")
-
-
 _MAX_ANGLE = 1.5707  # the largest number with four decimals that is less than π/2
 
 

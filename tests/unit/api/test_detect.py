@@ -375,12 +375,8 @@ async def test_health_and_readiness_differ(client: httpx.AsyncClient, backend: F
 
 async def test_the_model_list_shows_the_state_of_each_model(client: httpx.AsyncClient) -> None:
     ready, asleep = (await client.get("/models")).json()["models"]
-    assert (ready["name"], ready["state"], ready["model"], ready["labels"]) == (
-        "default",
-        "ready",
-        "fake",
-        ["cat", "dog"],
-    )
+    assert (ready["name"], ready["state"], ready["model"], ready["task"]) == ("default", "ready", "fake", "detect")
+    assert ready["labels"] == ["cat", "dog"]
     assert (asleep["name"], asleep["state"], asleep["model"]) == ("plates", "asleep", None)
 
 
