@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from serve_app.collect_args import CollectArgs
+from serve_app.detect_args import DetectArgs as DetectArgs  # other packages import it from here
 from serve_app.errors import ConfigError
 from serve_app.misspellings import named_variable, suggestion
 from serve_app.network.address_guard import AddressGuard, Network
@@ -67,14 +68,6 @@ class NamedModelArgs(ModelArgs):
     weights: Path
 
     not_from_env = frozenset({"weights", "weights_sha256", "known_picture"})
-
-
-class DetectArgs(Section):
-    """The thresholds of requests that do not set their own."""
-
-    confidence: float = Field(0.5, ge=0.01, le=1, allow_inf_nan=False)
-    iou: float = Field(0.7, ge=0, le=1, allow_inf_nan=False)
-    max_detections: int = Field(300, ge=1, le=3000)
 
 
 class BatcherArgs(Section):

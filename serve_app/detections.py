@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,19 @@ class Mask:
 
     bits: NDArray[np.bool_]  # (rows, columns): True inside the object; at least one row and one column
     xyxy: tuple[float, float, float, float]  # the rectangle that the bitmap covers: left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Rle:
+    """The mask of one object in a whole image, in COCO's compressed run-length encoding: see ``outlines``."""
+
+    height_px: int  # of the image
+    width_px: int
+    counts: str
+
+
+# The outer outlines of one object's mask: each is a list of points [x, y] in pixels of the image.
+Rings: TypeAlias = list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Detections:
     # angle turns the x axis towards the y axis. ``xyxy`` is then the upright hull.
     rotated: NDArray[np.float32] | None = None
     classes: Ranking | None = None  # the classes of the whole image (task classify)
+    outlines: tuple[Rings | Rle, ...] | None = None  # n descriptions of the masks, as results have them
 
     def __post_init__(self) -> None:
         n = len(self.confidence)
@@ -65,7 +79,7 @@ class Detections:
         actual = (self.xyxy.shape, self.confidence.shape, self.class_id.shape)
         if actual != expected:
             raise ValueError(f"Detections: expected shapes {expected}, got {actual}")
-        for name in ("labels", "track_id", "masks", "keypoints", "rotated"):
+        for name in ("labels", "track_id", "masks", "keypoints", "rotated", "outlines"):
             values = getattr(self, name)
             if values is not None and len(values) != n:
                 raise ValueError(f"Detections: expected {n} {name}, got {len(values)}")
@@ -97,7 +111,35 @@ class Detections:
             masks=None if self.masks is None else tuple(self.masks[index] for index in indices),
             keypoints=None if self.keypoints is None else self.keypoints[wanted],
             rotated=None if self.rotated is None else self.rotated[wanted],
+            outlines=None if self.outlines is None else tuple(self.outlines[index] for index in indices),
         )
+
+    @property
+    def corners(self) -> NDArray[np.float32] | None:
+        """The corners of each rotated box, as an array of the shape (n, 4, 2), or None if boxes are not rotated.
+
+        The arithmetic and the order are those of Ultralytics' ``xywhr2xyxyxyxy``.
+        """
+        if self.rotated is None:
+            return None
+        import numpy as np
+
+        x, y, width, height, angle = self.rotated.T
+        along = np.stack([width / 2 * np.cos(angle), width / 2 * np.sin(angle)], -1)
+        across = np.stack([-height / 2 * np.sin(angle), height / 2 * np.cos(angle)], -1)
+        centre = np.stack([x, y], -1)
+        corners = [centre + along + across, centre + along - across, centre - along - across, centre - along + across]
+        return np.stack(corners, 1)
+
+    @property
+    def counted_class_id(self) -> NDArray[np.int32]:
+        """The class id of each object. If the model classifies whole images, the id of the most probable class."""
+        return self.class_id if self.classes is None else self.classes.class_id[:1]
+
+    @property
+    def counted_labels(self) -> tuple[str, ...]:
+        """The label of each object. If the model classifies whole images, the label of the most probable class."""
+        return (self.labels if self.classes is None else (self.classes.labels or ())[:1]) or ()
 
     def __len__(self) -> int:
         return len(self.confidence)

@@ -23,6 +23,7 @@ Fitting = Literal["letterbox", "crop"]  # how an image is fitted into the model 
 Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a client, a stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 DecodedFrames = Literal["all", "reference_frames", "key_frames"]  # the frames of a video that are decoded
+MaskFormat = Literal["polygon", "rle"]  # how results describe masks: as outlines, or as COCO's run-length encoding
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]  # auto: the engine chooses
 
 KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # what the names of API keys look like
@@ -109,6 +110,10 @@ class DetectOptions:
     # The class ids with a confidence threshold of their own, and these thresholds. ``confidence`` is for the others.
     class_confidence: tuple[tuple[int, float], ...] = ()
     agnostic_nms: bool = False  # boxes of different classes also suppress each other
+
+    def threshold_of(self, class_id: int) -> float:
+        """Return the confidence above which detections of a class are kept."""
+        return dict(self.class_confidence).get(class_id, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -219,27 +224,46 @@ class DetectParams:
     """The detection settings of a request, a stream or a job. None means the model's default."""
 
     model: str = DEFAULT_MODEL
-    confidence: float | None = None
+    confidence: float | None = None  # for the classes that ``class_confidence`` does not name
     iou: float | None = None
     max_detections: int | None = None
     classes: tuple[str | int, ...] = ()  # labels, ids, or ids written as strings; empty means every class
     classes_may_be_lists: bool = False  # True for a query, in which one value may be a comma-separated list
+    class_confidence: tuple[tuple[str, float], ...] = ()  # classes, given as in ``classes``, and their thresholds
+    agnostic_nms: bool | None = None
+    mask: MaskFormat = "polygon"
 
     def to_options(self, model: ModelInfo) -> DetectOptions:
-        """Return the thresholds for this model. Raise InvalidParameter if the model lacks one of the classes."""
-        try:
-            known = model.class_ids(self.classes, may_be_lists=self.classes_may_be_lists)
-        except KeyError as exc:
-            unknown = exc.args[0][:64] if isinstance(exc.args[0], str) else exc.args[0]
-            raise InvalidParameter(
-                f"classes: the model {model.name} has no class {unknown!r}; GET /models lists its labels"
-            ) from None
+        """Return the thresholds for this model. Raise InvalidParameter if the model lacks one of the classes.
+
+        Classes whose threshold is not given have that of the model's defaults. If ``confidence`` is given, it replaces
+        all of these.
+        """
+        defaults = model.defaults
+        known = _known_ids("classes", model, self.classes, self.classes_may_be_lists)
+        thresholds = dict(defaults.class_confidence) if self.confidence is None else {}
+        for name, threshold in self.class_confidence:
+            thresholds |= dict.fromkeys(_known_ids("confidence", model, (name,)), threshold)
         return DetectOptions(
-            confidence=model.defaults.confidence if self.confidence is None else self.confidence,
-            iou=model.defaults.iou if self.iou is None else self.iou,
-            max_detections=self.max_detections or model.defaults.max_detections,
+            confidence=defaults.confidence if self.confidence is None else self.confidence,
+            iou=defaults.iou if self.iou is None else self.iou,
+            max_detections=self.max_detections or defaults.max_detections,
             class_ids=known if self.classes else None,
+            class_confidence=tuple(sorted(thresholds.items())),
+            agnostic_nms=defaults.agnostic_nms if self.agnostic_nms is None else self.agnostic_nms,
         )
+
+
+def _known_ids(
+    parameter: str, model: ModelInfo, classes: Sequence[str | int], may_be_lists: bool = False
+) -> tuple[int, ...]:
+    try:
+        return model.class_ids(classes, may_be_lists=may_be_lists)
+    except KeyError as exc:
+        unknown = exc.args[0][:64] if isinstance(exc.args[0], str) else exc.args[0]
+        raise InvalidParameter(
+            f"{parameter}: the model {model.name} has no class {unknown!r}; GET /models lists its labels"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -317,6 +341,7 @@ class Answer:
     timing: Timing
     input_shape: InputShape  # the shape of the model input into which the image was letterboxed
     annotated: bytes | None = None  # a JPEG with the boxes drawn, if requested
+    keypoint_names: tuple[str, ...] = ()  # the name of each keypoint, if the model's file has them
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _share(found: int, asked: int) -> str:
 def evaluate(seed: int, photographs: Iterable[Path], *, pictures: int, contact_sheet: Path | None = None) -> Report:
     """Evaluate the model on test images and photographs. Save a contact sheet if its path is given."""
     engine = load(ModelArgs(weights=Path("codes"), engine="openvino", image_size_px=SIZE_PX), has_gpu=False)
-    threshold = DetectArgs().confidence
+    threshold = DetectArgs().to_options(engine.info).confidence
     truths: list[Sequence[Truth]] = []
     guesses: list[list[Guess]] = []
     scores: list[Score] = []

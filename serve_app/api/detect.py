@@ -66,13 +66,18 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": DetectResponse | DetectManyResponse,
         "description": "For one image, the response is one result object. For several images, it is an object with "
         "`results`, in the order in which the images were sent. If the `Accept` header prefers `image/jpeg` to JSON "
-        "and to `*/*`, the response is the image with "
-        "its boxes drawn; this works for one image per request.",
+        "and to `*/*`, the response is the image on which the boxes and what the model adds to them are drawn; this "
+        "works for one image per request.",
         "content": {
             "application/json": {
                 "examples": {
                     "one image": {"value": examples.DETECTED},
                     "several images": {"value": examples.DETECTED_MANY},
+                    "a model that segments": {"value": examples.SEGMENTED},
+                    "a model that segments, with mask=rle": {"value": examples.SEGMENTED_RLE},
+                    "a model of poses": {"value": examples.POSED},
+                    "a model of oriented boxes": {"value": examples.ROTATED},
+                    "a model that classifies": {"value": examples.CLASSIFIED},
                 }
             },
             "image/jpeg": _PICTURE,
@@ -183,15 +188,9 @@ def router(backend: Backend, jobs: Jobs, metrics: Metrics, args: AppArgs) -> Rou
 
     async def start_job(request: Request, query: DetectQuery, pictures: list[bytes]) -> Response:
         """Start a job whose items are the images, and return its status."""
-        params = query.to_params()
-        settings = DetectSettings(
-            model=params.model,
-            confidence=params.confidence,
-            iou=params.iou,
-            max_detections=params.max_detections,
-            # A job has no query, in which one value may be a list. Labels with commas need POST /jobs.
-            classes=[part.strip() for value in params.classes for part in str(value).split(",")],
-        )
+        # A job has no query, in which one value may be a list. Labels with commas need POST /jobs.
+        classes = [part.strip() for value in query.classes for part in str(value).split(",")]
+        settings = DetectSettings(**dict(query) | {"classes": classes})
         spec = JobSpec(source=UploadSource(type="upload"), detect=settings)
         files = {f"{number:04}.{_suffix(picture)}": picture for number, picture in enumerate(pictures)}
         status = await start_with_files(jobs, principal_of(request), spec, files)

@@ -31,6 +31,53 @@ _FOUND: Json = {
 _CORRUPT: Json = {"code": "undecodable", "detail": "the image is truncated or corrupt", "request_id": REQUEST_ID}
 
 DETECTED: Json = _FOUND | {"request_id": REQUEST_ID}
+SEGMENTED: Json = DETECTED | {
+    "detections": [_MARKER | {"segments": [[[1002.5, 500.1], [1135.9, 512.0], [1120.4, 640.2], [994.3, 628.7]]]}]
+}
+SEGMENTED_RLE: Json = DETECTED | {
+    "detections": [
+        {
+            "label": "barcode",
+            "class_id": 2,
+            "confidence": 0.871,
+            "bbox": {"x1": 1000.0, "y1": 500.0, "x2": 1004.0, "y2": 640.0},
+            "mask": {"size": [720, 1280], "counts": "dcoe0\\4Tb000000\\bQ6"},
+        }
+    ]
+}
+POSED: Json = DETECTED | {
+    "detections": [
+        _MARKER | {"keypoints": [[1002.51, 503.2, 0.981], [1120.33, 505.7, 0.972], [1061.4, 630.05, 0.318]]}
+    ],
+    "keypoint_names": ["left", "right", "tip"],
+}
+ROTATED: Json = DETECTED | {
+    "detections": [
+        _MARKER
+        | {
+            "bbox": {"x1": 994.67, "y1": 500.04, "x2": 1135.67, "y2": 640.36},
+            "obb": {
+                "x1": 1103.80,
+                "y1": 640.36,
+                "x2": 1135.67,
+                "y2": 532.19,
+                "x3": 1026.54,
+                "y3": 500.04,
+                "x4": 994.67,
+                "y4": 608.21,
+            },
+            "angle": 0.2865,
+        }
+    ]
+}
+CLASSIFIED: Json = DETECTED | {
+    "count": 0,
+    "detections": [],
+    "classes": [
+        {"label": "open", "class_id": 1, "confidence": 0.9312},
+        {"label": "shut", "class_id": 0, "confidence": 0.0688},
+    ],
+}
 DETECTED_MANY: Json = {"results": [DETECTED, _CORRUPT]}
 PICTURE_URL: Json = {"url": "https://example.com/dock.jpg"}
 
@@ -41,6 +88,7 @@ MODELS: Json = {
             "state": "ready",
             "model": "codes",
             "version": "5f0c2a9b71d3",
+            "task": "detect",
             "engine": "openvino",
             "precision": "fp32",
             "image_size_px": 640,

@@ -23,6 +23,7 @@ ALIASES = {
     "iou_threshold": "iou",
     "max_det": "max_detections",
     "class": "classes",
+    "agnostic": "agnostic_nms",
     "classes[]": "classes",  # axios, jQuery and PHP use this name for a list
 }
 # Parameters that other servers have but this server lacks, each with advice on what to do instead.
@@ -34,7 +35,7 @@ _INSTEAD = {
     **dict.fromkeys(("imgsz", "img_size", "imgsize", "image_size", "size", "input_size"), _SIZE),
     **dict.fromkeys(("annotate", "annotated", "draw", "plot", "render", "visualize", "format", "output"), _DRAWN),
     **dict.fromkeys(("api_key", "apikey", "key", "token", "access_token"), _KEY),
-    **dict.fromkeys(("agnostic_nms", "half", "device", "augment", "task", "precision"), _BY_MODEL),
+    **dict.fromkeys(("half", "device", "augment", "task", "precision"), _BY_MODEL),
     **dict.fromkeys(("threshold", "thresh", "score", "score_threshold", "min_confidence"), "use confidence"),
     **dict.fromkeys(("nms", "overlap", "nms_threshold"), "use iou"),
     **dict.fromkeys(("limit", "top_k", "topk"), "use max_detections"),
@@ -82,10 +83,16 @@ def unknown_parameter(name: str) -> str:
 
 
 def openapi_parameters() -> list[Json]:
-    """Return the OpenAPI description of the query parameters."""
+    """Return the OpenAPI description of the query parameters. In a query, a value is no object."""
     properties = DetectQuery.model_json_schema()["properties"]
     return [
-        {"name": name, "in": "query", "required": False, "schema": schema}
+        {"name": name, "in": "query", "required": False, "schema": _without_objects(schema)}
         | ({"description": schema["description"]} if "description" in schema else {})
         for name, schema in properties.items()
     ]
+
+
+def _without_objects(schema: Json) -> Json:
+    if "anyOf" not in schema:
+        return schema
+    return schema | {"anyOf": [_without_objects(one) for one in schema["anyOf"] if one.get("type") != "object"]}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve_app.cli.confidence import ConfidenceOption
 from serve_app.cli.errors import CommandFailed
 from serve_app.cli.server import AsJson, Url, connect
 
@@ -20,33 +21,34 @@ if TYPE_CHECKING:
 
 def detect(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)],
-    confidence: Annotated[
-        float | None,
-        typer.Option(metavar="0..1", help="The minimum confidence of a detection.  [default: the server's]"),
-    ] = None,
+    confidence: ConfidenceOption = None,
     classes: Annotated[
         list[str] | None, typer.Option(metavar="LABELS", help="Comma-separated labels or ids.  [default: all classes]")
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="One of `sightline models`.  [default: the server's]")
     ] = None,
+    agnostic_nms: Annotated[
+        bool | None,
+        typer.Option("--agnostic-nms", help="Let boxes of different classes suppress each other.", show_default=False),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Let the server draw the boxes, and save dock.jpg as dock-found.jpg in this folder. Each image is "
+            help="Let the server draw what it finds, and save dock.jpg as dock-found.jpg in this folder. Each image is "
             "then sent twice, because a response has either the objects or the drawing.",
         ),
     ] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Detect objects in images, and print them.
+    """Detect objects in images, and print them. A model that classifies prints the classes of each image.
 
     With --json, print one line of JSON for each image. The exit status is 1 if the server did not answer for an image.
     """
     failed = False
-    params = {"confidence": confidence, "classes": classes or None, "model": model}
+    params = {"confidence": confidence, "classes": classes or None, "model": model, "agnostic_nms": agnostic_nms}
     with connect(url) as client:
         for image, name in zip(images, annotated_names(images), strict=True):
             if problem := _detect_one(client, image, params, save and save / name, as_json):
@@ -71,7 +73,7 @@ def annotated_names(images: list[Path]) -> list[str]:
 
 
 def _detect_one(client: Client, image: Path, params: Json, target: Path | None, as_json: bool) -> str | None:
-    """Print the objects in one image, and save the annotated image.
+    """Print what was found in one image, and save the annotated image.
 
     Return an error message if the file cannot be read, or if the server returns an error.
     """
@@ -102,9 +104,13 @@ def _fields(answer: DetectResult | ApiError) -> Json:
 
 
 def _lines(image: Path, answer: DetectResult) -> list[str]:
-    """Return a line for the image, and one for each object with its left, top, right and bottom edge."""
-    count = "1 object" if len(answer) == 1 else f"{len(answer)} objects"
+    """Return a line for the image, and one for each object with its left, top, right and bottom edge, or each class."""
     size = f"{answer.image.width}x{answer.image.height}"
+    if answer.classes is not None:
+        width = max((len(each.label) for each in answer.classes), default=0)
+        lines = [f"{image}: {size}, {answer.timing_ms.total:.0f} ms"]
+        return lines + [f"  {each.label:{width}}  {each.confidence:.2f}" for each in answer.classes]
+    count = "1 object" if len(answer) == 1 else f"{len(answer)} objects"
     lines = [f"{image}: {count}, {size}, {answer.timing_ms.total:.0f} ms"]
     width = max((len(found.label) for found in answer), default=0)
     for found in answer:

@@ -47,8 +47,9 @@ def item_line(item: JobResult | JobFailure) -> str:
     if isinstance(item, JobFailure):
         return f"{item.item} {name}: {item.code}: {item.detail}"
     time_s = "" if item.time_s is None else f" at {item.time_s:.2f} s"
-    found = ", ".join(f"{one.label} {one.confidence:.2f}" for one in item.detections)
-    return f"{item.item} {name}{time_s}: {found or 'nothing'}"
+    found = [f"{one.label} {one.confidence:.2f}" for one in item.detections]
+    found += [f"{one.label} {one.confidence:.2f}" for one in item.classes or []]
+    return f"{item.item} {name}{time_s}: {', '.join(found) or 'nothing'}"
 
 
 def show_progress(client: Client, job_id: str) -> JobStatus:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from serve_app.cli.confidence import ConfidenceOption
 from serve_app.cli.errors import CommandFailed
 from serve_app.cli.examples import examples
 from serve_app.cli.output import print_json
@@ -62,11 +63,12 @@ def submit(
         typer.Option("--id", metavar="ID", help="The job's id. The same command with the same id adds no second job."),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The name of a model.")] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(metavar="0..1", help="The minimum confidence of a detection.  [default: the server's]"),
-    ] = None,
+    confidence: ConfidenceOption = None,
     classes: Annotated[list[str] | None, typer.Option(metavar="LABELS", help="Comma-separated labels or ids.")] = None,
+    agnostic_nms: Annotated[
+        bool | None,
+        typer.Option("--agnostic-nms", help="Let boxes of different classes suppress each other.", show_default=False),
+    ] = None,
     every_s: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="For a video: one frame in this many seconds.")
     ] = None,
@@ -111,7 +113,12 @@ def submit(
     """
     from serve_app.cli.job_spec import files_of, read_spec, spec_of, upload_files
 
-    detect = {"model": model, "confidence": confidence, "classes": split(classes or []) or None}
+    detect = {
+        "model": model,
+        "confidence": confidence,
+        "classes": split(classes or []) or None,
+        "agnostic_nms": agnostic_nms,
+    }
     outputs = {"uri": output, "formats": split(formats or []), "annotated": annotated, "crops": crops}
     if not sources and (spec is None or upload):
         raise typer.BadParameter("name a SOURCE" if upload else "name a SOURCE, or a file with --spec")

@@ -35,12 +35,13 @@ def list_models(context: typer.Context, as_json: AsJson = False, url: Url = None
     from rich.console import Console
     from rich.table import Table
 
-    columns = "name", "state", "model", "version", "engine", "precision", "input (width x height)", "labels"
+    columns = "name", "state", "model", "task", "version", "engine", "precision", "input (width x height)", "labels"
     table = Table(*columns, box=SIMPLE, padding=0)
     for model in models:
         state = model.state + (f": the last change was refused: {model.refused_change}" if model.refused_change else "")
         values = (
             model.model,
+            model.task,
             model.version,
             model.engine,
             model.precision,

@@ -71,4 +71,6 @@ def details(stream: StreamStatus) -> Iterator[Table]:
         label = detection.label if detection.track_id is None else f"{detection.label} {detection.track_id}"
         corners = [f"{side:.0f}" for side in (box.x1, box.y1, box.x2, box.y2)]
         found.add_row(label, f"{detection.confidence:.2f}", *corners)
+    for each in (latest and latest.classes) or []:
+        found.add_row(each.label, f"{each.confidence:.2f}")
     yield found

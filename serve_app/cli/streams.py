@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from serve_app.cli.confidence import ConfidenceOption
 from serve_app.cli.errors import CommandFailed
 from serve_app.cli.examples import examples
 from serve_app.cli.output import print_json
@@ -58,10 +59,7 @@ def start(
             help="A file, a folder of images, /dev/video0, or an rtsp://, http://, udp:// or tcp:// address.",
         ),
     ],
-    confidence: Annotated[
-        float | None,
-        typer.Option(metavar="0..1", help="The minimum confidence of a detection.  [default: the server's]"),
-    ] = None,
+    confidence: ConfidenceOption = None,
     iou: Annotated[
         float | None, typer.Option(metavar="0..1", help="The IoU threshold of NMS.  [default: the server's]")
     ] = None,
@@ -71,6 +69,10 @@ def start(
             metavar="LABELS",
             help="Comma-separated labels or ids. If a label has a comma, put the label in double quotes.",
         ),
+    ] = None,
+    agnostic_nms: Annotated[
+        bool | None,
+        typer.Option("--agnostic-nms", help="Let boxes of different classes suppress each other.", show_default=False),
     ] = None,
     policy: Annotated[
         Literal["wait", "drop_oldest"] | None,
@@ -104,7 +106,8 @@ def start(
     spec = {
         "id": stream_id,
         "source": {"uri": absolute_source(source, Path()), "loop": loop},
-        "detect": {"confidence": confidence, "iou": iou, "classes": split(classes or [])},
+        "detect": {"confidence": confidence, "iou": iou, "classes": split(classes or [])}
+        | ({} if agnostic_nms is None else {"agnostic_nms": agnostic_nms}),  # an older server does not know it
         "policy": policy,
         "max_fps": max_fps,
         "track": track,
@@ -282,7 +285,7 @@ def events(
         str | None,
         typer.Option(
             metavar="TYPES",
-            help="Comma-separated: result, state, gap, zone, line, recording, scene_health.  [default: all]",
+            help="Comma-separated: result, state, gap, zone, line, recording, scene_health, label.  [default: all]",
         ),
     ] = None,
     url: Url = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from serve_app.schemas.drift import SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Json, Snapshot
+from serve_app.types import Json, MaskFormat, Snapshot
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -54,13 +54,15 @@ class AsyncClient:
         image: Picture,
         *,
         model: str | None = None,
-        confidence: float | None = None,
+        confidence: float | str | Mapping[str, float] | None = None,
         iou: float | None = None,
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
+        agnostic_nms: bool | None = None,
+        mask: MaskFormat | None = None,
     ) -> DetectResult:
         """Detect objects in one image: see ``Client.detect``."""
-        params = requests.query(model, confidence, iou, classes, max_detections)
+        params = requests.query(model, confidence, iou, classes, max_detections, agnostic_nms, mask)
         return await self.send(await asyncio.to_thread(requests.detect, image, params))
 
     async def detect_many(
@@ -68,13 +70,16 @@ class AsyncClient:
         images: Iterable[Picture],
         *,
         model: str | None = None,
-        confidence: float | None = None,
+        confidence: float | str | Mapping[str, float] | None = None,
         iou: float | None = None,
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
+        agnostic_nms: bool | None = None,
+        mask: MaskFormat | None = None,
     ) -> list[DetectResult | ApiError]:
         """Detect objects in several images: see ``Client.detect_many``."""
-        params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
+        pictures = several(images)
+        params = requests.query(model, confidence, iou, classes, max_detections, agnostic_nms, mask)
         return await self.send(await asyncio.to_thread(requests.detect_many, pictures, params)) if pictures else []
 
     async def annotate(
@@ -82,13 +87,14 @@ class AsyncClient:
         image: Picture,
         *,
         model: str | None = None,
-        confidence: float | None = None,
+        confidence: float | str | Mapping[str, float] | None = None,
         iou: float | None = None,
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
+        agnostic_nms: bool | None = None,
     ) -> bytes:
         """Return the image with its boxes drawn: see ``Client.annotate``."""
-        params = requests.query(model, confidence, iou, classes, max_detections)
+        params = requests.query(model, confidence, iou, classes, max_detections, agnostic_nms, None)
         return await self.send(await asyncio.to_thread(requests.annotate, image, params))
 
     async def models(self) -> list[ModelStatus]:

@@ -17,8 +17,9 @@ from serve_app.client.requests import ApiRequest
 from serve_app.client.results import FrameResult
 from serve_app.client.sse import Message, SseParser
 from serve_app.schemas.jobs import JobProgress, JobStateChange
+from serve_app.schemas.recording import ClipNotice
 from serve_app.schemas.scene import SceneHealthChange
-from serve_app.schemas.streams import ClipNotice, Gap, LineCrossing, StateChange, ZoneChange
+from serve_app.schemas.streams import Gap, LabelChange, LineCrossing, StateChange, ZoneChange
 from serve_app.types import Json
 
 _MIN_PAUSE_S = 0.1  # the first wait before reconnecting; it doubles after each connection without an event
@@ -29,7 +30,7 @@ E = TypeVar("E")
 P = TypeVar("P", bound=BaseModel)
 
 JobPayload = JobStateChange | JobProgress
-Payload = FrameResult | StateChange | Gap | ZoneChange | LineCrossing | ClipNotice | SceneHealthChange
+Payload = FrameResult | StateChange | Gap | ZoneChange | LineCrossing | ClipNotice | SceneHealthChange | LabelChange
 _PAYLOADS: dict[str, type[Payload]] = {
     "result": FrameResult,
     "state": StateChange,
@@ -38,6 +39,7 @@ _PAYLOADS: dict[str, type[Payload]] = {
     "line": LineCrossing,
     "recording": ClipNotice,
     "scene_health": SceneHealthChange,
+    "label": LabelChange,
 }
 _JOB_PAYLOADS: dict[str, type[JobPayload]] = {"state": JobStateChange, "progress": JobProgress}
 
@@ -47,7 +49,7 @@ class StreamEvent:
     """One event of a stream, such as a result or a change of state."""
 
     event_id: int  # increases within a stream
-    type: str  # "result", "state", "gap", "zone", "line", "recording" or "scene_health"
+    type: str  # "result", "state", "gap", "zone", "line", "recording", "scene_health" or "label"
     stream_id: str
     at_s: float  # wall clock, in seconds since the epoch
     # a dictionary if this version of the client does not know the event's type or one of its values

@@ -19,7 +19,8 @@ from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.jobs import JobSpec
 from serve_app.schemas.models import ModelList
 from serve_app.schemas.streams import Regions, StreamList, StreamSpec, StreamStatus
-from serve_app.types import Json, Snapshot
+from serve_app.thresholds import to_text
+from serve_app.types import Json, MaskFormat, Snapshot
 
 T = TypeVar("T")
 
@@ -38,10 +39,12 @@ class ApiRequest(Generic[T]):
 
 def query(
     model: str | None,
-    confidence: float | None,
+    confidence: float | str | Mapping[str, float] | None,
     iou: float | None,
     classes: Iterable[str | int] | int | None,
     max_detections: int | None,
+    agnostic_nms: bool | None,
+    mask: MaskFormat | None,
 ) -> Json:
     """Return the parameters that are not None. The server has defaults for the others.
 
@@ -55,10 +58,12 @@ def query(
         )
     given = {
         "model": model,
-        "confidence": confidence,
+        "confidence": None if confidence is None else to_text(confidence),
         "iou": iou,
         "classes": named,
         "max_detections": max_detections,
+        "agnostic_nms": agnostic_nms,
+        "mask": mask,
     }
     return {name: value for name, value in given.items() if value is not None}
 

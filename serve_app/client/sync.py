@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from serve_app.schemas.drift import SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Json, Snapshot
+from serve_app.types import Json, MaskFormat, Snapshot
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -60,18 +60,22 @@ class Client:
         image: Picture,
         *,
         model: str | None = None,
-        confidence: float | None = None,
+        confidence: float | str | Mapping[str, float] | None = None,
         iou: float | None = None,
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
+        agnostic_nms: bool | None = None,
+        mask: MaskFormat | None = None,
     ) -> DetectResult:
         """Detect objects in one image.
 
         ``image`` is a path, the bytes of an image file, a PIL image, or a numpy array of uint8: BGR (height, width, 3)
         as OpenCV and Ultralytics use, or grey (height, width). Arrays and PIL images are sent losslessly. ``classes``
-        is a label, a class id, or several of them. A parameter that is left out takes the server's default.
+        is a label, a class id, or several of them. ``confidence`` is a number, or a number for each class, such as
+        ``{"person": 0.6, "*": 0.5}``. ``mask="rle"`` gives masks with their holes. A parameter that is left out takes
+        the server's default.
         """
-        params = requests.query(model, confidence, iou, classes, max_detections)
+        params = requests.query(model, confidence, iou, classes, max_detections, agnostic_nms, mask)
         return self.send(requests.detect(image, params))
 
     def detect_many(
@@ -79,17 +83,20 @@ class Client:
         images: Iterable[Picture],
         *,
         model: str | None = None,
-        confidence: float | None = None,
+        confidence: float | str | Mapping[str, float] | None = None,
         iou: float | None = None,
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
+        agnostic_nms: bool | None = None,
+        mask: MaskFormat | None = None,
     ) -> list[DetectResult | ApiError]:
         """Detect objects in several images with one request.
 
         The returned list has one entry per image, in the same order. Each entry is a result or an error. By default,
         the server accepts 32 images and 32 MiB per request.
         """
-        params, pictures = requests.query(model, confidence, iou, classes, max_detections), several(images)
+        pictures = several(images)
+        params = requests.query(model, confidence, iou, classes, max_detections, agnostic_nms, mask)
         return self.send(requests.detect_many(pictures, params)) if pictures else []
 
     def annotate(
@@ -97,13 +104,14 @@ class Client:
         image: Picture,
         *,
         model: str | None = None,
-        confidence: float | None = None,
+        confidence: float | str | Mapping[str, float] | None = None,
         iou: float | None = None,
         classes: Iterable[str | int] | int | None = None,
         max_detections: int | None = None,
+        agnostic_nms: bool | None = None,
     ) -> bytes:
-        """Return the image as a JPEG, with a box drawn around each detection."""
-        params = requests.query(model, confidence, iou, classes, max_detections)
+        """Return the image as a JPEG, on which the detections or the classes of the image are drawn."""
+        params = requests.query(model, confidence, iou, classes, max_detections, agnostic_nms, None)
         return self.send(requests.annotate(image, params))
 
     def models(self) -> list[ModelStatus]:

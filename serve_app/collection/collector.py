@@ -87,9 +87,10 @@ class Collector:
     ) -> None:
         """Keep an image if it is worth a look. The caller must not change the pixels afterwards.
 
-        ``source`` is the name of the API key, or the id of the stream.
+        ``source`` is the name of the API key, or the id of the stream. An image that was classified as a whole has no
+        boxes with which to train, so it is not kept.
         """
-        if source in self._excluded:
+        if source in self._excluded or answer.detections.classes is not None:
             return
         dataset = dataset_name(model.name, model.labels)
         detections = answer.detections

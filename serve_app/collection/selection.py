@@ -58,12 +58,14 @@ def classes_to_blur(model_labels: tuple[str, ...], blurred: frozenset[str]) -> f
 def are_all_known(class_ids: frozenset[int], answer: Answer, model: ModelInfo, options: DetectOptions) -> bool:
     """Return whether an answer has all objects of these classes that the model finds with its default thresholds.
 
-    An answer may lack some of them if its request asked for other classes, for a higher confidence, for a lower IoU, or
-    for too few detections. Such an image cannot be blurred reliably.
+    An answer may lack some of them if its request asked for other classes, for a higher confidence, for a lower IoU,
+    for suppression between classes, or for too few detections. Such an image cannot be blurred reliably.
     """
+    usual = model.defaults
     return not class_ids or (
         (options.class_ids is None or class_ids <= set(options.class_ids))
-        and options.confidence <= model.defaults.confidence
-        and options.iou >= model.defaults.iou
+        and all(options.threshold_of(each) <= usual.threshold_of(each) for each in class_ids)
+        and options.iou >= usual.iou
+        and (usual.agnostic_nms or not options.agnostic_nms)
         and len(answer.detections) < options.max_detections
     )

@@ -196,6 +196,7 @@ class DetectorClient:
             batch_size=reply.batch_size,
             timing=reply.timing,
             input_shape=shape,
+            keypoint_names=model.engine.keypoints,
         )
         if self._observe:  # while the caller still leases the slot
             self._observe(model, self._traffic, request.tenant, slot.frame(shape), fitted, answer)

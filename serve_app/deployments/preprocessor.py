@@ -21,13 +21,22 @@ from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.errors import ModelChanged, Unavailable
 from serve_app.images.drawing import encode_jpeg
+from serve_app.images.outlines import with_outlines
 from serve_app.images.prepare import annotate, prepare, prepare_new
 from serve_app.images.threads import DecodeThreads
 from serve_app.ipc.frame_pool import Slot
 from serve_app.ipc.quarantine import Quarantine
 from serve_app.overload.limits import AdmissionLimit
 from serve_app.telemetry.metrics import STAGE_MS, Telemetry
-from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, InputShape, Letterbox, ModelInfo, PictureRequest
+from serve_app.types import (
+    DEFAULT_MODEL,
+    Answer,
+    DetectorState,
+    InputShape,
+    Letterbox,
+    ModelInfo,
+    PictureRequest,
+)
 
 _RETRY_INTERVAL_S = 0.05
 _COLLECTOR_TIMEOUT_S = 5.0
@@ -135,7 +144,15 @@ class Preprocessor:
         if self._collector is not None and not request.is_suspect:
             self._collector.offer(request.data, answer, model, options, request.tenant)
         annotated = await self._annotate(request, answer) if request.annotate else None
-        return replace(answer, timing=replace(answer.timing, decode_s=decode_s), annotated=annotated)
+        found, size = answer.detections, (answer.width_px, answer.height_px)
+        if found.masks is not None and not request.annotate:
+            found = await self._decoders.run(lambda: with_outlines(answer.detections, *size, request.params.mask))
+        return replace(
+            answer,
+            detections=replace(found, masks=None),  # the Ingress does not need the masks themselves
+            timing=replace(answer.timing, decode_s=decode_s),
+            annotated=annotated,
+        )
 
     async def _prepare(self, request: PictureRequest, model: ModelInfo, slot: Slot) -> tuple[Letterbox, float]:
         picture = request.data, self._max_pixels, self._decoding, model.shapes

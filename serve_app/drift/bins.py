@@ -65,7 +65,11 @@ _EDGES = {feature.name: np.array(feature.edges) for feature in FEATURES if featu
 
 
 def histogram_of(look: Look, answer: Answer) -> NDArray[np.uint16]:
-    """Return the histogram of one image: one count for each feature of the image, and of each of its detections."""
+    """Return the histogram of one image: one count for each feature of the image, and of each of its detections.
+
+    An image that is classified as a whole has the most probable class and its confidence, and no other features of
+    detections.
+    """
     found = answer.detections
     pixels = answer.width_px * answer.height_px
     bins = [_bin_of("brightness", look.brightness), _bin_of("contrast", look.contrast)]
@@ -83,6 +87,9 @@ def histogram_of(look: Look, answer: Answer) -> NDArray[np.uint16]:
             row * _GRID + column + SLICES["position"].start,
         ]
         bins += np.concatenate(each).tolist()
+    if found.classes is not None:
+        bins += (found.classes.class_id[:1] % CLASS_BINS + SLICES["classes"].start).tolist()
+        bins += _bins_of("confidence", found.classes.confidence[:1]).tolist()
     return np.bincount(bins, minlength=BINS).astype(np.uint16)
 
 

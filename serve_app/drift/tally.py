@@ -117,12 +117,13 @@ class Tally:
         """
         now_s = self._clock_s()
         source = self._bounded(source_of(traffic, tenant))
-        labels = answer.detections.labels or ()
+        found = answer.detections
+        labels = found.counted_labels
         self._count(model, source, int(now_s // _MINUTE_S), labels)
         if self._measures and self._is_due(model, source, traffic, now_s):
             seen = Seen(model, version, source, int(now_s // _HOUR_S))
             seen.counts += histogram_of(look_of(frame, fitted), answer)
-            seen.labels.update(zip(answer.detections.class_id.tolist(), labels, strict=False))
+            seen.labels.update(zip(found.counted_class_id.tolist(), labels, strict=False))
             self._merge(seen)
 
     def take(self, reporter: str, number: int) -> Report | None:

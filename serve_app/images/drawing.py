@@ -8,54 +8,51 @@ from collections.abc import Sequence
 import cv2
 
 from serve_app.detections import Detections
+from serve_app.images.labels import Rectangle, colour_of, draw_labels, draw_list
+from serve_app.images.shapes import draw_keypoints, draw_mask, draw_polygon
 from serve_app.types import Pixels
 
-Rectangle = tuple[int, int, int, int]  # the left, top, right and bottom edge in pixels
-
 _JPEG_QUALITY = 90
-# Eight BGR colours that people with most kinds of colour vision can tell apart (Okabe and Ito, 2008).
-_COLOURS = (
-    (0, 159, 230),
-    (233, 180, 86),
-    (115, 158, 0),
-    (66, 228, 240),
-    (178, 114, 0),
-    (0, 94, 213),
-    (167, 121, 204),
-    (255, 255, 255),
-)
 
 
 def draw(pixels: Pixels, detections: Detections) -> Pixels:
-    """Draw boxes and their labels on ``pixels`` in place.
+    """Draw objects and their labels on ``pixels`` in place, or the classes of the whole image.
 
-    The labels are drawn on top of all boxes. More confident detections are drawn on top of less confident ones. Raise
-    ValueError when the detections have no labels.
+    Masks, keypoints and rotated boxes are drawn if the detections have them. The labels are drawn on top of all
+    objects. More confident detections are drawn on top of less confident ones. Raise ValueError when the detections
+    have no labels.
     """
     if detections.labels is None:
         raise ValueError("only labelled detections can be drawn")
-    short_side = min(pixels.shape[:2])
-    thickness = max(1, round(short_side / 300))
-    scale = max(0.35, short_side / 1200)
+    thickness = max(1, round(min(pixels.shape[:2]) / 300))
     boxes: list[Rectangle] = []
-    texts: list[tuple[str, int]] = []  # each text, and the height of its part below the base line
-    sizes: list[tuple[int, int]] = []
-    colours: list[tuple[int, int, int]] = []
-    for label, (corners, confidence, class_id) in zip(detections.labels, detections, strict=True):
-        left, top, right, bottom = map(round, corners)
-        text = f"{label} {confidence:.2f}"
-        (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        boxes.append((left, top, right, bottom))
-        texts.append((text, below))
-        sizes.append((width, height + 2 * below))
-        colours.append(_COLOURS[class_id % len(_COLOURS)])
-    for (left, top, right, bottom), colour in reversed(list(zip(boxes, colours, strict=True))):
-        cv2.rectangle(pixels, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
-    places = place_labels(boxes, sizes, pixels.shape[1], pixels.shape[0])
-    for (left, top, right, bottom), (text, below), colour in reversed(list(zip(places, texts, colours, strict=True))):
-        cv2.rectangle(pixels, (left, top), (right, bottom), colour, cv2.FILLED)
-        base = (left, bottom - below)
-        cv2.putText(pixels, text, base, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    for left, top, right, bottom in detections.xyxy.tolist():
+        boxes.append((round(left), round(top), round(right), round(bottom)))
+    colours = [colour_of(class_id) for class_id in detections.class_id.tolist()]
+    corners, keypoints = detections.corners, detections.keypoints
+    for index in reversed(range(len(boxes))):
+        colour = colours[index]
+        if detections.masks is not None:
+            draw_mask(pixels, detections.masks[index], colour, thickness)
+        if corners is not None:
+            draw_polygon(pixels, corners[index], colour, thickness)
+            highest = corners[index][corners[index][:, 1].argmin()]
+            boxes[index] = (round(float(highest[0])), *boxes[index][1:])  # its label is above this corner
+        else:
+            cv2.rectangle(pixels, boxes[index][:2], boxes[index][2:], colour, thickness, cv2.LINE_AA)
+    if keypoints is not None:
+        for points, box, colour in reversed(list(zip(keypoints, boxes, colours, strict=True))):
+            side = max(box[2] - box[0], box[3] - box[1])
+            # Thinner lines, so that the limbs of a small person can be told apart.
+            draw_keypoints(pixels, points, colour, max(1, min(thickness, round(side / 60))))
+    texts = [
+        f"{label} {confidence:.2f}" for label, (_, confidence, _) in zip(detections.labels, detections, strict=True)
+    ]
+    draw_labels(pixels, boxes, texts, colours)
+    if ranking := detections.classes:
+        named = zip(ranking.labels or (), ranking.confidence.tolist(), strict=True)
+        texts = [f"{label} {confidence:.2f}" for label, confidence in named]
+        draw_list(pixels, texts, [colour_of(class_id) for class_id in ranking.class_id.tolist()])
     return pixels
 
 
@@ -65,29 +62,6 @@ def crop(pixels: Pixels, box: Sequence[float]) -> Pixels:
     left, top = (min(max(math.floor(edge), 0), side - 1) for edge, side in ((box[0], width), (box[1], height)))
     right, bottom = max(math.ceil(box[2]), left + 1), max(math.ceil(box[3]), top + 1)
     return pixels[top:bottom, left:right].copy()
-
-
-def place_labels(
-    boxes: Sequence[Rectangle], sizes: Sequence[tuple[int, int]], width_px: int, height_px: int
-) -> list[Rectangle]:
-    """Return a place for the label of each box in an image of this size.
-
-    A label is above its box, or else inside at the top of the box, or else below the box. The first of these places is
-    taken that is inside the image and covers no label of an earlier box. If there is none, the label covers others.
-    """
-    places: list[Rectangle] = []
-    for (left, top, _, bottom), (width, height) in zip(boxes, sizes, strict=True):
-        left = max(0, min(left, width_px - width))
-        usual = max(0, top - height)
-        tops = [one for one in (top - height, top, bottom) if 0 <= one <= height_px - height]
-        candidates = [(left, one, left + width, one + height) for one in [*tops, usual]]
-        free = (one for one in candidates if not any(_overlap(one, other) for other in places))
-        places.append(next(free, candidates[-1]))
-    return places
-
-
-def _overlap(one: Rectangle, other: Rectangle) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:

@@ -48,6 +48,7 @@ class ModelRunner:
         self, engine: Engine, args: DetectorArgs, batch_s: float, on_batch: Callable[[list[DetectReply]], None]
     ) -> None:
         """Start the threads and the batcher. ``batch_s`` is the result of ``_warm_up``."""
+        self.info = _with_defaults(engine.info, args.detect)  # first, because it may refuse the thresholds
         self._engine = engine
         self._preparation = engine.preparation
         self._on_batch = on_batch
@@ -62,7 +63,6 @@ class ModelRunner:
             concurrency=engine.concurrency,
             items_per_s=batch_size * engine.concurrency / batch_s,
         )
-        self.info = _with_defaults(engine.info, args.detect)
 
     @classmethod
     async def load(
@@ -103,7 +103,10 @@ class ModelRunner:
         return shape.nbytes / self.info.input_shape.nbytes
 
     def apply_settings(self, detect: DetectArgs, batcher: BatcherArgs) -> None:
-        """Set the default thresholds, and the share of the engine that each kind of traffic gets."""
+        """Set the default thresholds, and the share of the engine that each kind of traffic gets.
+
+        Raise ConfigError, and change nothing, if the model lacks a class that has a threshold.
+        """
         self.info = _with_defaults(self._engine.info, detect)
         self.batcher.set_weights(batcher.weights())
 
@@ -186,8 +189,8 @@ def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
     A model that classifies images by default returns a fixed number of classes, whatever their probabilities are.
     """
     # The version depends on neither the engine nor the precision, because these may differ between kinds of nodes.
-    defaults = DetectOptions(**detect.model_dump())
+    defaults = detect.to_options(engine)
     if engine.task == "classify":
-        defaults = replace(defaults, confidence=0.0, max_detections=MAX_CLASSES)
+        defaults = replace(defaults, confidence=0.0, class_confidence=(), max_detections=MAX_CLASSES)
     identity = f"{engine.name} {engine.version} {' '.join(map(str, engine.shapes))} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from serve_app.config import AppArgs
@@ -18,7 +19,8 @@ from serve_app.jobs.outputs import OutputUnwritable
 from serve_app.jobs.running.clips import run_clip, show_frame
 from serve_app.jobs.running.items import expected_bytes, run_items
 from serve_app.jobs.running.opened import Opener, OpenJobs
-from serve_app.jobs.running.pictures import detections_of, show
+from serve_app.jobs.running.pictures import show
+from serve_app.jobs.running.stored import detections_of
 from serve_app.jobs.running.tally import Tally
 from serve_app.jobs.running.tries import Tries
 from serve_app.jobs.running.unit import JobDetector, RunningUnit, Shared
@@ -88,7 +90,7 @@ class Runner:
     async def picture(self, unit: Unit, spec: JobSpec, item: int, result: str | None) -> bytes:
         """Return the image of an item: see ``deployments.stubs.JobRunnerStub.picture``."""
         shared, index = self._shared, item - unit.first
-        detections = None if result is None else detections_of(result)
+        detections = None if result is None else await shared.threads.run(partial(detections_of, result))
         async with self._jobs.use(spec) as job:
             if unit.clip is not None:
                 clip = unit.clip

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, Field
 
-from serve_app.schemas.detect import Detection, DetectSettings, ImageSize
+from serve_app.schemas.detect import CLASSES, KEYPOINT_NAMES, ClassConfidence, Detection, DetectSettings, ImageSize
 from serve_app.schemas.streams import ID, Label, SinkStatus, Spec, WebhookSink
 from serve_app.types import Json
 
@@ -202,7 +202,9 @@ class JobStatus(BaseModel):
     waiting: int = 0
     in_flight: int = 0
     errors: dict[str, int] = Field({}, description="Failed items, by the code of their error.")
-    detections: dict[str, int] = Field({}, description="Detected objects, by label.")
+    detections: dict[str, int] = Field(
+        {}, description="Detected objects, by label. If the model classifies: images, by their most probable label."
+    )
     images_per_s: float = Field(0.0, description="The rate of the last minute.")
     eta_s: float | None = Field(None, description="Seconds until the last item, at the present rate.")
     units: UnitCounts = UnitCounts()
@@ -236,12 +238,17 @@ class JobResult(BaseModel):
     time_s: float | None = Field(None, description="The frame's time in its video.")
     count: int
     detections: list[Detection]
+    classes: list[ClassConfidence] | None = CLASSES
+    keypoint_names: list[str] | None = KEYPOINT_NAMES
     image: ImageSize
     model: str
 
 
 class BoxRow(NamedTuple):
-    """One detected object, as a row of a table. The box is in pixels of the image as a viewer shows it."""
+    """One detected object, as a row of a table. The box is in pixels of the image as a viewer shows it.
+
+    A class of a whole image is a row, too. It has no box.
+    """
 
     item: int
     name: str
@@ -253,18 +260,18 @@ class BoxRow(NamedTuple):
     label: str
     class_id: int
     confidence: float
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    x1: float | None
+    y1: float | None
+    x2: float | None
+    y2: float | None
 
     @classmethod
     def of(cls, result: Json) -> Iterator[BoxRow]:
-        """Yield a row for each detected object in the JSON of a ``JobResult``."""
-        image = result["image"]
+        """Yield a row for each detected object in the JSON of a ``JobResult``, or for each class of its image."""
+        image, no_box = result["image"], dict.fromkeys(("x1", "y1", "x2", "y2"))
         about = result["item"], result["name"], result.get("id"), result.get("time_s")
-        for found in result["detections"]:
-            box = found["bbox"]
+        for found in [*result["detections"], *(result.get("classes") or ())]:
+            box = found.get("bbox", no_box)
             yield cls(
                 *about,
                 image["width"],

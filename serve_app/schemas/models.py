@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from serve_app.schemas.detect import InputSize
-from serve_app.types import DetectorState, Suppression
+from serve_app.types import DetectorState, Suppression, Task
 
 
 class ModelStatus(BaseModel):
@@ -21,6 +21,11 @@ class ModelStatus(BaseModel):
     state: Literal["ready", "changing", "asleep", "unavailable"]
     model: str | None = Field(default=None, description="The value of `model` in this model's results.")
     version: str | None = None
+    task: Task | None = Field(
+        default=None,
+        description="What the model finds: boxes (`detect`), masks (`segment`), keypoints (`pose`), oriented boxes "
+        "(`obb`), or the classes of a whole image (`classify`).",
+    )
     engine: str | None = None
     precision: str | None = None
     image_size_px: int | None = Field(default=None, description="The longer side of the model's input.")
@@ -55,6 +60,7 @@ class ModelStatus(BaseModel):
             state="changing" if state.is_changing else "ready",
             model=engine.name,
             version=state.model.version,
+            task=engine.task,
             engine=engine.engine,
             precision=engine.precision,
             image_size_px=max(engine.input_shape),

@@ -7,13 +7,16 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve_app.schemas.detect import Detection, DetectSettings, Found, answer_fields
+from serve_app.schemas.decoding import DecodingStatus
+from serve_app.schemas.detect import Detection, DetectSettings, Found, added, answer_fields
+from serve_app.schemas.recording import RecordingStatus
 from serve_app.schemas.scene import SceneHealth, SceneHealthSettings
-from serve_app.types import Answer, DecodedFrames, Frame
+from serve_app.thresholds import Confidence
+from serve_app.types import Answer, Frame
 
 Policy = Literal["wait", "drop_oldest"]
 State = Literal["starting", "running", "reconnecting", "stalled", "blocked", "paused", "completed", "failed"]
-EventType = Literal["result", "state", "gap", "zone", "line", "recording", "scene_health", "drift"]
+EventType = Literal["result", "state", "gap", "zone", "line", "recording", "scene_health", "label", "drift"]
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]  # as a fraction of the image's width or height
@@ -66,16 +69,21 @@ class Motion(Spec):
 class Zone(Spec):
     """An area of the image.
 
-    An object is inside the zone while the middle of its box's lower edge is inside the zone.
+    An object is inside the zone while its position is. The position is the middle of the lower edge of the object's
+    box, or the middle of the visible ankles if the model finds the 17 keypoints of people.
     """
 
     name: Label
     polygon: list[Point] = Field(min_length=3, max_length=64)
     labels: list[Label] = Field([], description="Count only objects with these labels. Default: every label.")
+    confidence: Confidence | None = added(
+        "Count only objects above this confidence: a number, or a number for each label, as in `detect`. It has an "
+        "effect only if it is higher than that of `detect`."
+    )
 
 
 class Line(Spec):
-    """A line that objects cross. An object crosses the line when the middle of its box's lower edge does.
+    """A line that objects cross. An object crosses the line when its position does: see `Zone`.
 
     Looking from `start` to `end`, a crossing from left to right is `in`, and a crossing from right to left is `out`.
     """
@@ -196,6 +204,13 @@ class StreamSpec(Regions):
     motion: Motion | None = None
     scene_health: SceneHealthSettings = SceneHealthSettings()
     track: bool = False
+    label_after_s: float = Field(
+        2.0,
+        ge=0,
+        le=3600,
+        description="For a model that classifies: after how many seconds with another most probable class the event "
+        "`label` is sent.",
+    )
     sinks: list[SinkSpec] = Field([], max_length=8)
     recording: Recording | None = None
     tags: dict[Label, Annotated[str, Field(max_length=256)]] = Field({}, max_length=32)
@@ -236,10 +251,8 @@ class StreamResult(Found):
         tracks = answer.detections.track_id
         track_ids = [-1] * len(answer.detections) if tracks is None else tracks.tolist()
         fields = answer_fields(answer)
-        fields["detections"] = [
-            TrackedDetection(**dict(detection), track_id=track_id if track_id >= 0 else None)
-            for detection, track_id in zip(fields["detections"], track_ids, strict=True)
-        ]
+        for detection, track_id in zip(fields["detections"], track_ids, strict=True):
+            detection["track_id"] = track_id if track_id >= 0 else None
         return cls(
             stream_id=stream_id,
             frame_id=frame.frame_id,
@@ -293,17 +306,14 @@ class LineCrossing(BaseModel):
     label: str
 
 
-class ClipNotice(BaseModel):
-    """The event ``recording``: a clip was started or finished. Each clip has a snapshot of its first detection."""
+class LabelChange(BaseModel):
+    """The event ``label``: another class has become the most probable one of the frames."""
 
-    change: Literal["started", "finished"]
-    clip: str = Field(description="The clip's file name in the stream's folder in `streams.output_dir`.")
-    snapshot: str
-    labels: list[str] = Field(description="The labels that were detected.")
-    began_at_s: float = Field(description="When the clip's first frame was captured, in seconds since the epoch.")
-    duration_s: float | None = Field(
-        description="The length of the clip in seconds; set only when the clip is finished."
-    )
+    frame_id: int
+    captured_at_s: float
+    label: str
+    previous: str | None = Field(description="The class before, or null for the stream's first.")
+    confidence: float
 
 
 class ZoneCount(BaseModel):
@@ -331,27 +341,6 @@ class SinkStatus(BaseModel):
     waiting: int
     dropped: dict[str, int] = Field(description="Dropped events, by reason.")
     detail: str = Field(description="The sink's current problem; empty if it has none.")
-
-
-class RecordingStatus(BaseModel):
-    """The state and counters of a stream's recorder."""
-
-    is_recording: bool
-    clips: int = Field(description="Clips finished since the stream's process started.")
-    dropped: dict[str, int] = Field(description="Frames that the recorder dropped, by reason.")
-    detail: str = Field(description="The recorder's current problem; empty if it has none.")
-
-
-class DecodingStatus(BaseModel):
-    """How the frames of a stream's source are decoded."""
-
-    frames: DecodedFrames = Field(
-        description="Which frames are decoded. `all`: every frame. `reference_frames`: only frames on which other "
-        "frames depend. `key_frames`: of the key frames, which depend on no other frame, those that `max_fps` takes. "
-        "The other frames are counted as dropped with the reason `max_fps`."
-    )
-    hardware: str | None = Field(description="The hardware that decodes. Null if the video is decoded in software.")
-    detail: str = Field(description="The reason why `streams.hwaccel` is not used; empty if there is none.")
 
 
 class StreamStatus(BaseModel):
@@ -388,6 +377,7 @@ class StreamStatus(BaseModel):
     decoding: DecodingStatus | None = Field(
         default=None, description="How the video is decoded. Null for a source of single images, and before it is open."
     )
+    label: str | None = added("The class in the last event `label`.")
     latest: StreamResult | None = None
 
 

@@ -26,6 +26,7 @@ class Bookmark(BaseModel):
     reconnects: int = 0
     zones: dict[str, ZoneCount] = {}
     lines: dict[str, LineCount] = {}
+    label: str | None = None  # the class in the last event ``label``
     scene: SceneMemory = SceneMemory()
     marked_at_s: float = 0.0  # when this bookmark was written, in seconds since the epoch
 

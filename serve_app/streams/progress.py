@@ -7,7 +7,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from serve_app.schemas.streams import DecodingStatus, State
+from serve_app.schemas.decoding import DecodingStatus
+from serve_app.schemas.streams import State
 from serve_app.streams.bookmark import Bookmark
 from serve_app.video.decoding import Decoding
 

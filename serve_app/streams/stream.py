@@ -18,10 +18,11 @@ from serve_app.collection.collector import Collector
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
 from serve_app.images.fitting import place
+from serve_app.images.outlines import with_outlines
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.drift import DriftChange
+from serve_app.schemas.recording import ClipNotice
 from serve_app.schemas.streams import (
-    ClipNotice,
     Gap,
     Policy,
     Regions,
@@ -30,7 +31,6 @@ from serve_app.schemas.streams import (
     StreamResult,
     StreamSpec,
     StreamStatus,
-    ZoneChange,
 )
 from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
@@ -41,8 +41,7 @@ from serve_app.streams.outputs.recording import Recorder
 from serve_app.streams.outputs.snapshot import take_snapshot
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.health import HealthCheck
-from serve_app.streams.scene.regions import RegionEvent
-from serve_app.streams.scene.scene import Scene
+from serve_app.streams.scene.scene import Scene, SceneEvent, type_of
 from serve_app.types import Answer, EventPage, Frame, ModelInfo, Pixels, Snapshot
 from serve_app.video.source import Source
 from serve_app.video.timestamps import USUAL_FPS
@@ -190,6 +189,7 @@ class Stream:
             recording=self._recorder.status() if self._recorder else None,
             decoding=progress.decoding_status(),
             scene_health=self._health.health if self._health else None,
+            label=self._scene.label if self._scene else bookmark.label,
             latest=self._latest[3] if self._latest else None,
         )
 
@@ -255,7 +255,7 @@ class Stream:
                     self._save_next_event_id()
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
-                self._add_regions(self._scene.update_still(frame, pixels))
+                self._add_events(self._scene.update_still(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
             self._update_bookmark(frame)
@@ -282,7 +282,7 @@ class Stream:
         self._frame_processed.set()
         self._frame_processed = asyncio.Event()
         self._events.add("result", result)
-        self._add_regions(events)
+        self._add_events(events)
         if self._recorder:
             self._recorder.put(pixels, answer.detections, frame.captured_at_s)
 
@@ -324,7 +324,10 @@ class Stream:
             )
         if self._collector:
             self._collector.offer(pixels, answer, model, options, self._spec.id)
-        return replace(answer, timing=replace(answer.timing, decode_s=decode_s))
+        detections, size = answer.detections, (answer.width_px, answer.height_px)
+        if detections.masks is not None:
+            detections = await self._in_thread(with_outlines, detections, *size, self._params.mask)
+        return replace(answer, detections=detections, timing=replace(answer.timing, decode_s=decode_s))
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         call = functools.partial(work, *args, **kwargs)
@@ -349,6 +352,7 @@ class Stream:
             reconnects=progress.reconnects,
             zones=scene.zones,
             lines=scene.lines,
+            label=scene.label,
             scene=self._health.memory if self._health else self._bookmark.scene,
             marked_at_s=time.time(),
         )
@@ -369,9 +373,9 @@ class Stream:
         away_s = round(frame.captured_at_s - before.marked_at_s, 3)
         self._events.add("gap", Gap(next_frame_id=frame.frame_id, lost=lost, away_s=away_s))
 
-    def _add_regions(self, events: Sequence[RegionEvent]) -> None:
+    def _add_events(self, events: Sequence[SceneEvent]) -> None:
         for event in events:
-            self._events.add("zone" if isinstance(event, ZoneChange) else "line", event)
+            self._events.add(type_of(event), event)
 
     def _on_clip(self, clip: ClipNotice) -> None:
         # The recorder calls this in its own thread, but the event log may be used only in the event loop.

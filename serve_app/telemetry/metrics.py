@@ -202,7 +202,7 @@ class Telemetry:
     def answered(self, reply: DetectReply, labels: Sequence[str], traffic: Traffic) -> None:
         """Count an image or frame that was answered. ``labels`` are in the order of the class ids."""
         self.record(IMAGES, traffic=traffic)
-        for class_id, count in Counter(reply.detections.class_id.tolist()).items():
+        for class_id, count in Counter(reply.detections.counted_class_id.tolist()).items():
             self.record(DETECTIONS, count, label=label_of(class_id, labels))
         self.record(STAGE_MS, reply.timing.queue_s * 1e3, stage="queue")
 

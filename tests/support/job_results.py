@@ -7,7 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.schemas.jobs import JobFailure
+from serve_app.detections import Detections
+from serve_app.images.outlines import with_outlines
+from serve_app.schemas.detect import answer_fields
+from serve_app.schemas.jobs import JobFailure, JobResult
+from serve_app.types import MaskFormat
+from tests.support import tasks
 
 
 @dataclass
@@ -44,6 +49,16 @@ def line(item: int, name: str, *boxes: tuple[str, int, float, tuple[float, ...]]
         "image": {"width": 200, "height": 100},
         "model": "yolov8n@3f9c",
     }
+
+
+def stored(item: int, name: str, found: Detections, mask: MaskFormat = "polygon") -> dict[str, Any]:
+    """Return one result with these detections in an image of 200x100 pixels, as a runner stores it."""
+    described = with_outlines(found, tasks.WIDTH_PX, tasks.HEIGHT_PX, mask)
+    names = ("head", "body", "tail") if found.keypoints is not None and found.keypoints.shape[1] == 3 else ()
+    fields = answer_fields(tasks.answer(described, names)) | {"model": "fake@1"}
+    result = JobResult(job_id="night", item=item, name=name, **fields)
+    parsed: dict[str, Any] = json.loads(result.model_dump_json(exclude_none=True))
+    return parsed
 
 
 def example() -> StoredResults:

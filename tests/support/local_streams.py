@@ -41,6 +41,7 @@ class FakeDetector:
         self.seen: list[int] = []
         self.superseded = 0
         self.asked: Callable[[], object] = lambda: None
+        self.as_task: Callable[[Detections], Detections] = lambda found: found  # adds what a model's task finds
         self.info = MODEL  # the current model; ``known`` is the model that ``connect`` returned last
         self.known: ModelInfo | None = None
 
@@ -74,6 +75,7 @@ class FakeDetector:
         x, y = squares.STRIDE_PX * (number % 30), squares.STRIDE_PX * (number // 30)
         corners = np.array([[x, y, x + squares.SIDE_PX, y + squares.SIDE_PX]], np.float32)
         found = Detections(corners, np.ones(1, np.float32), np.zeros(1, np.int32), ("red",))
+        found = self.as_task(found)
         return Answer(found, squares.SIZE_PX, squares.SIZE_PX, "fake", 1, Timing(), fitted.input_shape)
 
     def close(self) -> None:

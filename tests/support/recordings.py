@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from serve_app.detections import Detections
-from serve_app.schemas.streams import ClipNotice, Recording
+from serve_app.schemas.recording import ClipNotice
+from serve_app.schemas.streams import Recording
 from serve_app.streams.outputs.recording import Recorder
 
 STARTED_AT_S = 1_700_000_000.0

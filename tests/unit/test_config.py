@@ -17,7 +17,7 @@ from serve_app.errors import ConfigError
         ({"limits": {"Max_Requests": 9}}, "limits.Max_Requests: there is no such setting; did you mean max_requests?"),
         ({"confidence": 0.4}, "confidence: there is no such setting; did you mean detect.confidence?"),
         ({"batcher": {"slots": 9}}, "batcher.slots: there is no such setting; did you mean preprocessor.slots?"),
-        ({"detect": {"x": 1}}, "detect.x: there is no such setting; use confidence, iou, max_detections"),
+        ({"detect": {"x": 1}}, "detect.x: there is no such setting; use confidence, iou, max_detections, agnostic_nms"),
         (
             {"models": {"detect": {"weights": "a.pt", "thread": 2}}},
             "models.detect.thread: there is no such setting; did you mean threads?",

@@ -14,15 +14,19 @@ MAY_IMPORT = {
     "detections": "",
     "types": "detections errors",
     "errors": "",
-    "schemas": "detections types errors",
-    "client": "detections types errors schemas",
+    "thresholds": "",
+    "outlines": "detections",
+    "keypoints": "",
+    "schemas": "detections types errors thresholds",
+    "client": "detections types errors thresholds outlines schemas",
     "network": "detections types errors",
     "misspellings": "",
     "sections": "",
     "collect_args": "sections",
+    "detect_args": "types errors sections thresholds",
     "disk": "",
-    "config": "detections types errors network misspellings sections collect_args",
-    "images": "detections types errors config",
+    "config": "detections types errors network misspellings sections collect_args detect_args",
+    "images": "detections types errors outlines keypoints config",
     "ipc": "detections types errors config",
     "collection": "detections types collect_args disk images",
     "overload": "detections types errors config",
@@ -33,8 +37,14 @@ MAY_IMPORT = {
     "video": "detections types errors network images",
     "sinks": "detections types errors schemas network",
     "drift": "detections types errors config schemas network ipc sinks",
-    "streams": "detections types errors config schemas network images ipc collection telemetry video sinks",
-    "jobs": "detections types errors config schemas disk network images ipc overload telemetry video sinks",
+    "streams": (
+        "detections types errors thresholds keypoints config schemas network images ipc collection telemetry video "
+        "sinks"
+    ),
+    "jobs": (
+        "detections types errors outlines keypoints config schemas disk network images ipc overload telemetry video "
+        "sinks"
+    ),
 }
 RAY_PACKAGES = {"deployments", "app", "cli", "__main__"}  # these packages may import Ray, and also all of our packages
 ENGINE_LIBRARIES = {"torch", "openvino", "ultralytics", "onnx", "onnxruntime", "tensorrt"}

@@ -15,7 +15,7 @@ from serve_app.ipc.frame_pool import Slot
 from serve_app.jobs.limits import InFlight
 from serve_app.jobs.running.pictures import render, show_pixels
 from serve_app.jobs.running.tally import is_temporary
-from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, internal_error, together
+from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, described, internal_error, together
 from serve_app.jobs.sources import Source, UnreadableItem
 from serve_app.jobs.units import CLIP_ITEMS, Clip, Item
 from serve_app.types import Answer, DetectOptions, Letterbox, ModelInfo, Pixels
@@ -113,6 +113,7 @@ async def _run_frame(work: RunningUnit, shared: Shared, frames: _Frames) -> bool
         try:
             answer = await _ask(work, place, slot, fitted, model, options)
             await in_flight.aclose()
+            answer = await described(answer, work, shared)
             if kept is not None:
                 await _write_pictures(work, shared, number, kept, answer.detections)
         except ServeAppError as exc:

@@ -19,7 +19,7 @@ from serve_app.images.prepare import prepare, prepare_new
 from serve_app.ipc.frame_pool import Slot
 from serve_app.jobs.outputs import PictureKind, PictureWriter
 from serve_app.jobs.running.pictures import render_encoded
-from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, internal_error, together
+from serve_app.jobs.running.unit import RETRY_PAUSE_S, RunningUnit, Shared, described, internal_error, together
 from serve_app.jobs.units import Item
 from serve_app.types import Answer, Letterbox, ModelInfo
 
@@ -63,6 +63,7 @@ async def _answer(
         data = await _read(work, shared, number, item)
         held.shrink(len(data))
         answer, model = await _detect(work, shared, data)
+        answer = await described(answer, work, shared)
         if work.job.pictures is not None:
             async with work.job.drawing:
                 files = await _render(work, shared, number, data, answer.detections, work.job.pictures.wanted)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
 from serve_app.detections import Detections
 from serve_app.images.decode import decode
 from serve_app.images.drawing import crop, draw, encode_jpeg
 from serve_app.jobs.outputs import PictureKind
-from serve_app.schemas.jobs import JobResult
 from serve_app.types import Pixels
 
 
@@ -42,15 +39,3 @@ def show(data: bytes, max_pixels: int, detections: Detections | None) -> bytes:
 def show_pixels(pixels: Pixels, detections: Detections | None) -> bytes:
     """Return an image as a JPEG, with the boxes of ``detections`` drawn. This draws on ``pixels``."""
     return encode_jpeg(pixels if detections is None else draw(pixels, detections))
-
-
-def detections_of(result: str) -> Detections:
-    """Return the detections in the JSON of a ``JobResult``."""
-    found = JobResult.model_validate_json(result).detections
-    boxes = [(each.bbox.x1, each.bbox.y1, each.bbox.x2, each.bbox.y2) for each in found]
-    return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array([each.confidence for each in found], np.float32),
-        np.array([each.class_id for each in found], np.int32),
-        tuple(each.label for each in found),
-    )

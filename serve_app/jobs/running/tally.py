@@ -57,7 +57,7 @@ class Tally:
             job_id=self._unit.job_id, item=number, name=item.name, id=item.id or None, time_s=time_s, **fields
         )
         self._results[number] = result.model_dump_json(exclude_none=True)
-        self._detections.update(answer.detections.labels or ())
+        self._detections.update(answer.detections.counted_labels)
         self._models[name] += 1
 
     def note_error(self, number: int, item: Item, error: ServeAppError) -> None:

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from serve_app.config import JpegDecoding
 from serve_app.errors import ModelChanged, Overloaded, ServeAppError
+from serve_app.images.outlines import with_outlines
 from serve_app.images.threads import DecodeThreads
 from serve_app.ipc.frame_pool import FramePool, Slot
 from serve_app.ipc.quarantine import Quarantine
@@ -108,6 +109,15 @@ class RunningUnit:
             return None
         place.answered(answer.timing.queue_s)
         return answer
+
+
+async def described(answer: Answer, work: RunningUnit, shared: Shared) -> Answer:
+    """Return the answer with descriptions of its masks, as results have them, if it has masks."""
+    found = answer.detections
+    if found.masks is None:
+        return answer
+    arguments = found, answer.width_px, answer.height_px, work.spec.detect.mask
+    return replace(answer, detections=await shared.threads.run(lambda: with_outlines(*arguments)))
 
 
 def internal_error(unit: Unit, item: int, error: Exception) -> ServeAppError:

@@ -13,7 +13,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,9 @@ import numpy as np
 
 from serve_app.detections import Detections
 from serve_app.images.drawing import draw, encode_jpeg
-from serve_app.schemas.streams import ClipNotice, Recording, RecordingStatus
+from serve_app.images.scaling import scaled
+from serve_app.schemas.recording import ClipNotice, RecordingStatus
+from serve_app.schemas.streams import Recording
 from serve_app.types import Pixels
 
 logger = logging.getLogger(__name__)
@@ -128,7 +130,9 @@ class Recorder:
                 self._open_clip = None
 
     def _take(self, frame: _DetectedFrame) -> None:
-        seen = {label for label in frame.detections.labels or () if not self._spec.labels or label in self._spec.labels}
+        wanted, found = self._spec.labels, frame.detections
+        # The class of a whole image starts a clip only if it is named, because every image has a class.
+        seen = set(found.counted_labels).intersection(wanted) if wanted else set(found.labels or ())
         small = _draw_small(frame)
         while self._pre_roll and not 0 <= frame.captured_at_s - self._pre_roll[0][0] <= self._spec.pre_roll_s:
             self._pre_roll.popleft()
@@ -264,8 +268,7 @@ def _draw_small(frame: _DetectedFrame) -> Pixels:
     scale = min(1.0, _MAX_SIDE_PX / max(height, width))
     size = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
     small: Pixels = cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA)
-    factors = np.array([size[0] / width, size[1] / height] * 2, np.float32)
-    return draw(small, replace(frame.detections, xyxy=frame.detections.xyxy * factors))
+    return draw(small, scaled(frame.detections, size[0] / width, size[1] / height))
 
 
 def _write(path: Path, data: bytes) -> None:

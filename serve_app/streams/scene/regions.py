@@ -17,6 +17,8 @@ import numpy as np
 
 from serve_app.detections import Detections
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
+from serve_app.streams.scene.anchors import anchors_of
+from serve_app.thresholds import Confidence, split
 from serve_app.types import Frame
 
 _GONE_AFTER_S = 2.0  # an object that has not been seen for longer than this has left
@@ -31,7 +33,7 @@ RegionEvent = ZoneChange | LineCrossing
 class RegionCounter:
     """Counts a stream's tracked objects in zones and across lines.
 
-    The position of an object is the middle of its box's lower edge. Because boxes jitter, an object has crossed a line
+    ``anchors_of`` says what the position of an object is. Because boxes jitter, an object has crossed a line
     or left a zone only when its position is beyond the edge by more than 0.5 % of the frame's height.
     """
 
@@ -92,12 +94,11 @@ class RegionCounter:
         """
         if tracked.labels is None or tracked.track_id is None:
             raise ValueError("detections cannot be counted without labels and track ids")
-        x = (tracked.xyxy[:, 0] + tracked.xyxy[:, 2]) / (2 * width_px)
-        y = tracked.xyxy[:, 3] / height_px
+        points = anchors_of(tracked) / (width_px, height_px)
         seen = [
-            _SeenObject(track_id, label, point)
-            for track_id, label, point in zip(
-                tracked.track_id.tolist(), tracked.labels, zip(x.tolist(), y.tolist(), strict=True), strict=True
+            _SeenObject(track_id, label, confidence, (x, y))
+            for track_id, label, confidence, (x, y) in zip(
+                tracked.track_id.tolist(), tracked.labels, tracked.confidence.tolist(), points.tolist(), strict=True
             )
             if track_id >= 0
         ]
@@ -115,6 +116,7 @@ class _SeenObject:
 
     track_id: int
     label: str
+    confidence: float
     point: _Point
 
 
@@ -146,7 +148,7 @@ class _ZoneCounter:
         stream_time_s = frame.stream_time_s
         polygon_px = np.array(self.zone.polygon, np.float32) * np.array([width_px, height_px], np.float32)  # (n, 2)
         events = []
-        for seen_object in _counted(seen, self.zone.labels):
+        for seen_object in _above(self.zone.confidence, _counted(seen, self.zone.labels)):
             x, y = seen_object.point
             outside_px = -cv2.pointPolygonTest(polygon_px, (x * width_px, y * height_px), measureDist=True)
             visit = self.visits.get(seen_object.track_id)
@@ -240,6 +242,13 @@ class _LineCounter:
 
 def _counted(seen: list[_SeenObject], labels: list[str]) -> list[_SeenObject]:
     return [seen_object for seen_object in seen if seen_object.label in labels] if labels else seen
+
+
+def _above(confidence: Confidence | None, seen: list[_SeenObject]) -> list[_SeenObject]:
+    """Return the objects above a zone's threshold. Without ``*``, labels that it does not name have no threshold."""
+    others, by_label = split(confidence)
+    thresholds = dict(by_label)
+    return [one for one in seen if one.confidence > thresholds.get(one.label, others or 0.0)]
 
 
 def _area(start: _Point, end: _Point, point: _Point) -> float:

@@ -82,6 +82,13 @@ async def test_the_query_sets_the_thresholds(client: httpx.AsyncClient, backend:
     assert backend.options == [DetectOptions(0.25, 0.5, 7, (0, 1)), DetectOptions(0.5, 0.7, 300, None)]
 
 
+async def test_the_query_sets_thresholds_for_each_class(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+    await client.post("/detect?confidence=dog:0.6,*:0.3&agnostic_nms=true", content=b"1")
+    fields = {"confidence": "dog:0.6,*:0.3", "agnostic_nms": "true"}
+    await client.post("/detect", files=files(b"1"), data=fields)
+    assert backend.options == [DetectOptions(0.3, 0.7, 300, class_confidence=((1, 0.6),), agnostic_nms=True)] * 2
+
+
 async def test_a_label_that_contains_a_comma_is_not_split(
     client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +107,12 @@ async def test_a_label_that_contains_a_comma_is_not_split(
         ("confidence=0", "confidence"),
         ("confidence=high", "confidence"),
         ("confidence=0_1", "confidence: a number must not contain underscores"),
+        ("confidence=dog:2", "confidence: the threshold of 'dog' is 2; use a number from 0.01 to 1"),
+        ("confidence=dog:high", "confidence: 'dog:high' does not end in a colon and a number"),
+        ("confidence=bird:0.5", "confidence: the model fake has no class 'bird'; GET /models lists its labels"),
+        ("agnostic_nms=maybe", "agnostic_nms"),
+        ("mask=png", "mask"),
+        ("mask=rle&mask=rle", "mask"),
         ("conf=0_1", "confidence: a number must not contain underscores"),
         ("iou=0.1_5", "iou: a number must not contain underscores"),
         ("max_det=1_0", "max_detections: a number must not contain underscores"),
@@ -362,12 +375,8 @@ async def test_health_and_readiness_differ(client: httpx.AsyncClient, backend: F
 
 async def test_the_model_list_shows_the_state_of_each_model(client: httpx.AsyncClient) -> None:
     ready, asleep = (await client.get("/models")).json()["models"]
-    assert (ready["name"], ready["state"], ready["model"], ready["labels"]) == (
-        "default",
-        "ready",
-        "fake",
-        ["cat", "dog"],
-    )
+    assert (ready["name"], ready["state"], ready["model"], ready["task"]) == ("default", "ready", "fake", "detect")
+    assert ready["labels"] == ["cat", "dog"]
     assert (asleep["name"], asleep["state"], asleep["model"]) == ("plates", "asleep", None)
 
 

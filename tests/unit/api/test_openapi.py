@@ -176,6 +176,8 @@ async def test_openapi_describes_the_request_the_responses_and_the_errors() -> N
         "iou",
         "classes",
         "max_detections",
+        "agnostic_nms",
+        "mask",
     }
     assert set(detect["responses"]) == {
         *("200", "202", "400", "401", "403", "413", "415", "422", "429", "500", "503", "504", "507"),

@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 from serve_app.api.access.keys import make_key
-from serve_app.cli.detect import annotated_names
+from serve_app.cli.detect import _lines, annotated_names
+from serve_app.client import DetectResult
+from serve_app.schemas.detect import DetectResponse
+from serve_app.types import DetectOptions
+from tests.support import tasks
 from tests.support.command import sightline
 from tests.support.stream_server import StreamServer, serve_streams
 
@@ -108,3 +112,23 @@ def test_the_key_is_read_from_the_environment(tmp_path: Path, pictures: tuple[Pa
             f"{served.url} does not know the API key in SIGHTLINE_KEY, or the key has expired: set another key\n"
         )
         assert sightline("detect", pictures[0], "--url", served.url, SIGHTLINE_KEY=key).returncode == 0
+
+
+def test_thresholds_for_each_class_are_sent(served: StreamServer, pictures: tuple[Path, Path]) -> None:
+    done = sightline("detect", pictures[0], "--confidence", "dog:0.6,*:0.3", "--agnostic-nms", "--url", served.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = DetectOptions(0.3, 0.7, 300, class_confidence=((1, 0.6),), agnostic_nms=True)
+    assert served.backend.options == [expected]
+
+
+def test_an_invalid_threshold_is_refused_before_anything_is_sent(served: StreamServer, tmp_path: Path) -> None:
+    done = sightline("detect", tmp_path / "a.jpg", "--confidence", "dog:2", "--url", served.url)
+    assert done.returncode == 2
+    assert "the threshold of 'dog' is 2" in " ".join(done.stderr.split())
+    assert served.backend.options == []
+
+
+def test_the_classes_of_an_image_are_printed() -> None:
+    answer = DetectResponse.from_answer(tasks.answer(tasks.classified()), "7")
+    lines = _lines(Path("a.jpg"), DetectResult.model_validate_json(answer.model_dump_json()))
+    assert lines == ["a.jpg: 200x100, 0 ms", "  dog  0.80", "  cat  0.15"]

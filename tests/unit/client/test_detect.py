@@ -21,6 +21,7 @@ from serve_app.api.access.keys import make_key
 from serve_app.client import ApiError, AsyncClient, Client, ConnectionFailed, DetectResult
 from serve_app.errors import Overloaded, RateLimited
 from serve_app.images.decode import decode
+from serve_app.types import DetectOptions
 from tests.support.stream_server import StreamServer, serve_streams
 
 RNG = np.random.default_rng(7)
@@ -134,6 +135,14 @@ def test_given_thresholds_are_sent_and_others_take_the_servers_defaults(client: 
     given, default = served.backend.options
     assert (given.confidence, given.iou, given.class_ids, given.max_detections) == (0.25, 0.5, (0, 1), 7)
     assert (default.confidence, default.class_ids) == (0.5, (1,))
+
+
+def test_thresholds_for_each_class_are_a_mapping_or_a_text(client: Any, served: StreamServer) -> None:
+    for confidence in ({"dog": 0.6, "*": 0.3}, "dog:0.6,*:0.3"):
+        client.detect(b"picture", confidence=confidence, agnostic_nms=True, mask="rle")
+        client.annotate(b"picture", confidence=confidence, agnostic_nms=True)
+    expected = DetectOptions(0.3, 0.7, 300, class_confidence=((1, 0.6),), agnostic_nms=True)
+    assert served.backend.options == [expected] * 4
 
 
 def test_a_single_class_needs_no_list(client: Any, served: StreamServer) -> None:

@@ -6,9 +6,15 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from serve_app.client import DetectResult, FrameResult
+from serve_app.detections import Detections
+from serve_app.images.outlines import with_outlines
+from serve_app.schemas.detect import DetectResponse
 from serve_app.schemas.streams import TrackedDetection
+from serve_app.types import MaskFormat
+from tests.support import tasks
 
 FIELDS: dict[str, Any] = {
     "count": 2,
@@ -71,3 +77,60 @@ def test_a_frame_result_has_track_ids() -> None:
     assert tracked(None, None).to_supervision().tracker_id is None
     as_tracked = cast("Iterable[TrackedDetection]", frame)
     assert [found.track_id for found in as_tracked] == [4, None]
+
+
+def received(found: Detections, mask: MaskFormat = "polygon") -> DetectResult:
+    """Return what the client makes of the server's JSON for these detections."""
+    described = with_outlines(found, tasks.WIDTH_PX, tasks.HEIGHT_PX, mask)
+    return DetectResult.model_validate_json(DetectResponse.from_answer(tasks.answer(described), "7").model_dump_json())
+
+
+def test_a_result_with_boxes_alone_has_no_arrays_of_other_tasks() -> None:
+    assert (RESULT.masks, RESULT.segments, RESULT.keypoints, RESULT.obb, RESULT.classes) == (None,) * 5
+    assert RESULT.to_supervision().mask is None
+    assert len(RESULT.to_supervision_keypoints()) == 0
+
+
+def test_masks_are_arrays_of_the_image() -> None:
+    outlined, encoded = received(tasks.segmented()), received(tasks.segmented(), "rle")
+    assert outlined.masks is not None
+    assert encoded.masks is not None
+    assert outlined.masks.shape == encoded.masks.shape == (2, tasks.HEIGHT_PX, tasks.WIDTH_PX)
+    assert [int(mask.sum()) for mask in outlined.masks] == [60 * 60, 20 * 80]
+    assert [int(mask.sum()) for mask in encoded.masks] == [60 * 60 - 20 * 20, 20 * 80]
+    assert outlined.segments is not None
+    assert [ring.shape for rings in outlined.segments for ring in rings] == [(4, 2), (4, 2)]
+    assert encoded.segments is None
+    assert (encoded.to_supervision().mask == encoded.masks).all()
+
+
+def test_outlines_that_extend_beyond_the_image_are_cut_off() -> None:
+    segments = [[[-10, -10], [5, -10], [5, 5], [-10, 5]]]
+    beyond = FIELDS | {"request_id": "7", "detections": [FIELDS["detections"][0] | {"segments": segments}]}
+    masks = DetectResult.model_validate(beyond).masks
+    assert masks is not None
+    assert masks[0].nonzero() == (pytest.approx(np.repeat(np.arange(5), 5)), pytest.approx(np.tile(np.arange(5), 5)))
+
+
+def test_keypoints_are_an_array_and_convert_to_supervision() -> None:
+    result = received(tasks.posed(3))
+    assert result.keypoints is not None
+    assert result.keypoints.shape == (2, 3, 3)
+    assert result.keypoints[1].tolist() == [[100, 20, 0.75], [100, 60, 0.25], [100, 100, 0.75]]
+    points = result.to_supervision_keypoints()
+    assert points.xy.tolist() == result.keypoints[..., :2].tolist()
+    assert points.data["class_name"].tolist() == ["cat", "dog"]
+
+
+def test_rotated_boxes_are_corners_and_convert_to_supervision() -> None:
+    result = received(tasks.rotated())
+    assert result.obb is not None
+    assert result.obb[1].tolist() == [[140, 100], [140, 20], [100, 20], [100, 100]]
+    assert (result.to_supervision().data["xyxyxyxy"] == result.obb).all()
+    assert result.detections[1].angle == 0
+
+
+def test_the_classes_of_an_image_are_fields() -> None:
+    result = received(tasks.classified())
+    assert result.classes is not None
+    assert (len(result), result.classes[0].label, result.classes[0].confidence) == (0, "dog", 0.8)

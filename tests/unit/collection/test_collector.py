@@ -18,6 +18,7 @@ from serve_app.collection.collector import Collector
 from serve_app.collection.dataset import dataset_name
 from serve_app.images.drawing import encode_jpeg
 from serve_app.types import Answer, DetectOptions, ModelInfo, Pixels
+from tests.support import tasks
 from tests.support.clock import Clock
 from tests.support.collected import BOX, GREY, LABELS, MODEL, answer, kept_stems, reasons_of, settings
 
@@ -214,3 +215,11 @@ def test_an_image_that_cannot_be_kept_leaves_the_thread_alive(tmp_path: Path) ->
         made.offer(UNCERTAIN, b"not an image")
         made.offer(UNCERTAIN)
     assert (len(kept_stems(tmp_path)), made.drops) == (1, {"error": 1})
+
+
+def test_an_image_that_is_classified_as_a_whole_is_not_kept(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collected:
+        collected.collector.selection.drifting = frozenset({"lot"})
+        collected.offer(tasks.answer(tasks.classified()))
+    assert kept_stems(tmp_path) == []
+    assert collected.drops == {}

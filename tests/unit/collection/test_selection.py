@@ -83,3 +83,19 @@ def test_an_image_can_be_blurred_only_if_its_request_asked_for_all_objects(
     found = answer(("person", 0.9))
     assert are_all_known(frozenset({0}), found, MODEL, options) == are_known
     assert are_all_known(frozenset(), found, MODEL, options)
+
+
+def test_the_threshold_of_the_class_to_blur_counts() -> None:
+    found, people = answer(("person", 0.9)), frozenset({0})
+    usual = replace(MODEL.defaults, class_confidence=((0, 0.6),))
+    model = replace(MODEL, defaults=usual)
+    assert are_all_known(people, found, model, usual)
+    assert are_all_known(people, found, model, replace(usual, confidence=0.9))
+    assert not are_all_known(people, found, model, replace(usual, class_confidence=((0, 0.7),)))
+    assert not are_all_known(people, found, model, replace(usual, class_confidence=(), confidence=0.65))
+
+
+def test_a_person_may_be_suppressed_by_an_object_of_another_class() -> None:
+    found, people, agnostic = answer(("person", 0.9)), frozenset({0}), replace(MODEL.defaults, agnostic_nms=True)
+    assert not are_all_known(people, found, MODEL, agnostic)
+    assert are_all_known(people, found, replace(MODEL, defaults=agnostic), agnostic)

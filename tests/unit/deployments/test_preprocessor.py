@@ -15,11 +15,20 @@ import pytest
 from serve_app.config import JpegDecoding, parse_args
 from serve_app.deployments import preprocessor as preprocessor_module
 from serve_app.deployments.preprocessor import Preprocessor
+from serve_app.detections import Mask, Rle
 from serve_app.errors import ModelChanged, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.images.prepare import prepare, prepare_new
 from serve_app.ipc.frame_pool import SlotReader
-from serve_app.types import DEFAULT_MODEL, DetectParams, DetectReply, DetectRequest, PictureRequest, SlotRef
+from serve_app.types import (
+    DEFAULT_MODEL,
+    DetectParams,
+    DetectReply,
+    DetectRequest,
+    MaskFormat,
+    PictureRequest,
+    SlotRef,
+)
 from tests.support import squares
 from tests.support.fake_replicas import REPLY, FakeHandle, model_info
 
@@ -170,3 +179,23 @@ async def test_an_image_that_is_worth_a_look_is_kept_but_a_suspect_one_is_not(
     await asyncio.to_thread(stage._collector.close, 30)
     (path,) = tmp_path.glob("*/images/*.jpg")
     assert path.name.split("-")[1:3] == ["new_class", "dock"]
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rle"])
+async def test_masks_become_the_wanted_description(kind: MaskFormat) -> None:
+    mask = Mask(np.ones((8, 8), np.bool_), (32, 32, 64, 64))
+    handle = FakeHandle(lambda _: replace(REPLY, detections=replace(REPLY.detections, masks=(mask,))))
+    stage = await preprocessor(handle)
+    sent = request()
+    found = (await stage.detect(replace(sent, params=replace(sent.params, mask=kind)))).detections
+    assert found.masks is None  # it would be sent to the Ingress in vain
+    assert found.outlines is not None
+    assert isinstance(found.outlines[0], Rle) == (kind == "rle")
+
+
+async def test_a_pose_has_the_names_of_the_models_keypoints() -> None:
+    keypoints = np.zeros((1, 2, 3), np.float32)
+    handle = FakeHandle(lambda _: replace(REPLY, detections=replace(REPLY.detections, keypoints=keypoints)))
+    handle.info = replace(handle.info, engine=replace(handle.info.engine, keypoints=("head", "tail")))
+    stage = await preprocessor(handle)
+    assert (await stage.detect(request())).keypoint_names == ("head", "tail")

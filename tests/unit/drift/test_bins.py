@@ -10,6 +10,7 @@ from serve_app.detections import Detections
 from serve_app.drift.bins import BINS, BY_NAME, FEATURES, SLICES, bin_name, histogram_of, images_in
 from serve_app.drift.features import Look
 from serve_app.schemas.drift import FeatureName
+from tests.support import tasks
 from tests.support.drift import answer
 
 LOOK = Look(120, 50, 200)
@@ -55,3 +56,14 @@ def test_bins_have_names() -> None:
     assert bin_name(BY_NAME["classes"], 2, {2: "car", 98: "boat", 3: "bus"}) == "car / boat"
     assert bin_name(BY_NAME["classes"], 7, {}) == "class 7"
     assert bin_name(BY_NAME["position"], 6, {}) == "row 2, column 3"
+
+
+def test_an_image_that_is_classified_counts_its_most_probable_class() -> None:
+    counts = histogram_of(LOOK, tasks.answer(tasks.classified()))
+    assert images_in(counts) == 1
+    assert {feature.name: counts[SLICES[feature.name]].sum() for feature in FEATURES} == {
+        feature.name: 1 if feature.counts_images or feature.name in {"classes", "confidence"} else 0
+        for feature in FEATURES
+    }
+    assert counts[SLICES["classes"]].nonzero()[0].tolist() == [1]
+    assert counts[SLICES["confidence"]].nonzero()[0].tolist() == [16]

@@ -10,6 +10,7 @@ from serve_app.drift.bins import images_in
 from serve_app.drift.tally import Report, Tally, source_of, tenants_of
 from serve_app.images.letterbox import letterbox
 from serve_app.types import InputShape, Traffic
+from tests.support import tasks
 from tests.support.drift import answer
 
 FRAME = np.empty(InputShape.square(64).array, np.uint8)
@@ -137,3 +138,11 @@ def test_the_tenants_of_a_kind_of_traffic_are_found_in_the_names_of_sources() ->
     assert tenants_of("interactive", sources) == {"dock", ""}
     assert tenants_of("stream", sources) == {"lot"}
     assert tenants_of("interactive", {"stream/lot"}) == frozenset()
+
+
+def test_images_that_are_classified_are_counted_by_their_label() -> None:
+    tally = Tally()
+    tally.add("default", "v1", "interactive", "dock", FRAME, FITTED, tasks.answer(tasks.classified()))
+    report = taken(tally)
+    assert [(each.images, dict(each.detections)) for each in report.minutes] == [(1, {"dog": 1})]
+    assert report.seen[0].labels == {1: "dog"}

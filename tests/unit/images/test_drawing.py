@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from serve_app.detections import Detections
-from serve_app.images.drawing import Rectangle, draw, place_labels
+from serve_app.images.drawing import draw
+from serve_app.images.labels import Rectangle, place_labels
 from serve_app.types import Pixels
+from tests.support import tasks
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,56 @@ def test_the_labels_of_two_classes_in_one_place_can_both_be_read() -> None:
 def _label_area(pixels: Pixels, class_id: int) -> int:
     colour = {0: (0, 159, 230), 5: (0, 94, 213)}[class_id]
     return int((pixels == colour).all(axis=2).sum())
+
+
+def drawn(found: Detections) -> Pixels:
+    """Return where an image changes when detections are drawn on it, as an array of bools."""
+    blank = np.full((tasks.HEIGHT_PX, tasks.WIDTH_PX, 3), 127, np.uint8)
+    changed: Pixels = (draw(blank.copy(), found) != blank).any(axis=2)
+    return changed
+
+
+def test_a_mask_is_translucent_inside_and_its_hole_is_not_drawn() -> None:
+    blank = np.full((tasks.HEIGHT_PX, tasks.WIDTH_PX, 3), 127, np.uint8)
+    pixels = draw(blank, tasks.segmented())
+    colour = np.array((0, 159, 230))
+    assert np.abs(pixels[64, 74] - (0.55 * 127 + 0.45 * colour)).max() <= 1
+    assert (pixels[40, 50] == 127).all()
+    assert not drawn(tasks.segmented())[60, 132]  # the right half of the dog's box
+
+
+def test_limbs_are_drawn_between_visible_keypoints_of_coco_alone() -> None:
+    people = tasks.posed()
+    assert people.keypoints is not None
+    knee, hip = people.keypoints[0, 13], people.keypoints[0, 11]
+    knee[:2], hip[:2] = (60, 60), (40, 20)  # inside the cat's box
+    assert drawn(people)[40, 50]
+    knee[2] = 0.5
+    assert not drawn(people)[40, 50]
+    assert not drawn(people)[60, 60]
+    others = tasks.posed(16)
+    assert others.keypoints is not None
+    others.keypoints[0, 13, :2], others.keypoints[0, 11, :2] = (60, 60), (40, 20)
+    assert drawn(others)[60, 60]
+    assert not drawn(others)[40, 50]
+
+
+def test_a_rotated_box_is_drawn_in_place_of_the_upright_box() -> None:
+    changed = drawn(tasks.rotated())
+    found = tasks.rotated().corners
+    assert found is not None
+    for x, y in found[0]:
+        assert changed[round(float(y)) - 1 : round(float(y)) + 2, round(float(x)) - 1 : round(float(x)) + 2].any()
+    assert not changed[69, 75:80].any()  # the lower right corner of the upright box
+
+
+def test_the_classes_of_an_image_are_listed_in_its_corner() -> None:
+    changed = drawn(tasks.classified())
+    assert changed[2, 2]
+    assert not changed[tasks.HEIGHT_PX // 2 :].any()
+
+
+def test_shapes_beyond_the_edges_of_the_image_are_cut_off() -> None:
+    for found in (tasks.segmented(), tasks.posed(), tasks.rotated()):
+        draw(np.zeros((40, 50, 3), np.uint8), found)
+        draw(np.zeros((1, 1, 3), np.uint8), found)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
+from serve_app.errors import ConfigError
 from serve_app.inference.model_runner import EngineInput, ModelRunner
 from serve_app.models.engines import RawOutput
 from serve_app.models.engines.preparation import Preparation
@@ -65,6 +66,16 @@ async def test_accepted_items_are_answered_before_a_model_is_freed() -> None:
     assert all(task.done() and len(task.result().result.detections) == 0 for task in waiting)
     assert sum(batches) == 3
     assert not hasattr(model, "_engine")
+
+
+async def test_thresholds_of_a_class_that_the_model_lacks_are_refused() -> None:
+    model = served(HeldEngine())
+    model.apply_settings(DetectArgs(confidence="dog:0.7,*:0.4", agnostic_nms=True), BatcherArgs())
+    assert model.info.defaults == DetectOptions(0.4, 0.7, 300, class_confidence=((0, 0.7),), agnostic_nms=True)
+    before = model.info
+    with pytest.raises(ConfigError, match="the model held has no class 'cat'; correct it"):
+        model.apply_settings(DetectArgs(confidence="cat:0.7"), BatcherArgs())
+    assert model.info == before
 
 
 async def test_other_thresholds_make_another_version_of_the_same_model() -> None:

@@ -17,7 +17,8 @@ from serve_app.collect_args import CollectArgs
 from serve_app.collection.collector import Collector
 from serve_app.errors import InvalidParameter, ModelChanged, Overloaded, StartError
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import DecodingStatus, Motion, Recording, Regions, SourceSpec, StreamSpec
+from serve_app.schemas.decoding import DecodingStatus
+from serve_app.schemas.streams import Motion, Recording, Regions, SourceSpec, StreamSpec
 from serve_app.streams import stream as stream_module
 from serve_app.streams.outputs.checks import check_outputs
 from serve_app.streams.scene.scene import Scene

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from serve_app.detections import Detections
-from serve_app.schemas.streams import ClipNotice, Recording
+from serve_app.schemas.recording import ClipNotice
+from serve_app.schemas.streams import Recording
 from serve_app.streams.outputs.recording import Recorder, _write
+from tests.support import tasks
 from tests.support.file_sizes import files_of_at_most
 from tests.support.recordings import GREY, STARTED_AT_S, Recorded
 
@@ -211,3 +213,10 @@ def test_a_clip_of_a_killed_process_can_be_played(folder: Path) -> None:
     Recorded(folder).close()
     assert len(frames_of(part.with_suffix(""))) >= 20
     assert list(folder.glob("*.part")) == []
+
+
+def test_the_class_of_a_whole_image_starts_a_clip_only_if_it_is_named(folder: Path) -> None:
+    for labels, clips in (([], 0), (["cat"], 0), (["dog"], 1)):
+        recorded = Recorded(folder, labels=labels)
+        recorded.recorder.put(GREY, tasks.classified(), STARTED_AT_S)
+        assert len(recorded.close()) == clips

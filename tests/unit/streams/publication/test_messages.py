@@ -26,7 +26,7 @@ def test_a_stream_without_a_result_has_no_counts() -> None:
 
 def test_every_other_field_of_the_status_is_in_the_message() -> None:
     """A field that is added to the status later is published without a change of the message."""
-    message = state_of(status_of())
+    message = state_of(status_of(label="open"))
     assert StreamStatus.model_fields.keys() - {"latest"} <= message.keys()
     assert json.loads(json.dumps(message)) == message
 

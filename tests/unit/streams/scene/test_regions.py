@@ -322,3 +322,24 @@ def test_three_hundred_objects_are_counted() -> None:
         see(counter, at_s, {k: (0.001 + k / 301, y) for k in range(300)})
     assert counter.zones["everywhere"].inside == 300
     assert counter.lines["wall"] == LineCount(crossed_in=300, crossed_out=0)
+
+
+def test_a_zone_may_ask_for_more_confidence_than_the_stream() -> None:
+    everywhere = EVERYWHERE.polygon
+    counter = zones(
+        Zone(name="all", polygon=everywhere),
+        Zone(name="sure", polygon=everywhere, confidence=0.95),
+        Zone(name="people", polygon=everywhere, confidence="person:0.8,*:0.95"),
+        Zone(name="dogs", polygon=everywhere, confidence={"dog": 0.95}),
+    )
+    see(counter, 0.0, {1: (0.5, 0.5), 2: (0.2, 0.2)}, labels={2: "dog"})  # both with a confidence of 0.9
+    assert {name: count.entered for name, count in counter.zones.items()} == {
+        "all": 2,
+        "sure": 0,
+        "people": 1,
+        "dogs": 1,
+    }
+
+
+def test_a_zone_without_a_threshold_has_none_in_its_json() -> None:
+    assert MIDDLE.model_dump().keys() == {"name", "polygon", "labels"}
