@@ -20,8 +20,9 @@ from serve_app.schemas.scene import ALARMS
 def fault_table(trial: SceneTrial) -> Table:
     """Return a table with a row for each kind of fault."""
     table = Table(
-        "fault", "state", "found and rightly named", "median s", "longest s", "not found", "other", box=SIMPLE
-    )
+        "fault", "state", "found and rightly named", "after another name", "median s", "longest s", "not found",
+        "only another name", box=SIMPLE,
+    )  # fmt: skip
     for kind, (state, _) in FAULTS.items():
         injected = [one for one in trial.injections if one.kind == kind]
         delays = _delays(injected)
@@ -29,7 +30,8 @@ def fault_table(trial: SceneTrial) -> Table:
         others = ", ".join(sorted(f"{one.named} ({one.source})" for one in missed if one.named))
         times = (f"{np.median(delays):.0f}", f"{max(delays):.0f}") if delays else ("", "")
         unseen = str(sum(one.named is None for one in missed))
-        table.add_row(kind, state, f"{len(delays)} of {len(injected)}", *times, unseen, others)
+        renamed = sum(one.found_after_s is not None and one.named != state for one in injected)
+        table.add_row(kind, state, f"{len(delays)} of {len(injected)}", str(renamed), *times, unseen, others)
     return table
 
 
