@@ -6,6 +6,7 @@ scripts/bench.py -m yolo26n.pt --input-data pictures/                measure you
 scripts/bench.py -m yolov8n.pt --precision bf16 --pictures 16:9      measure rectangles, on images of one shape
 scripts/bench.py -m codes --engine null                              measure the server alone; the engine does nothing
 scripts/bench.py --engine sleep --detectors 1 2 4 --no-peers         measure scaling; the engine sleeps and uses no CPU
+scripts/bench.py --engine null --no-peers --without-drift            measure the CPU time that the drift monitor costs
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main() -> None:
     )
     parser.add_argument("--no-peers", action="store_true", help="do not measure other servers")
     parser.add_argument(
+        "--without-drift", action="store_true", help="also measure Sightline with drift.enabled: false, and compare"
+    )
+    parser.add_argument(
         "--peer-model",
         type=Path,
         metavar="FILE",
@@ -59,6 +63,8 @@ def main() -> None:
     pictures = save_photographs(options.input_data, FOLDER / "pictures", options.pictures)
     model = model_section(options)
     contenders = [sightline(model, FOLDER, detectors=count, decode=options.decode) for count in options.detectors]
+    if options.without_drift:
+        contenders.append(sightline(model, FOLDER, decode=options.decode, drift=False))
     if not options.no_peers:
         weights = options.peer_model.resolve() if options.peer_model else openvino_folder(options.model, FOLDER)
         contenders += peers(weights, model, FOLDER)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from scripts.benchmark.compiled import PEERS, Computed, Question, ask
-from scripts.benchmark.report import OURS
+from scripts.benchmark.report import OURS, WITHOUT_DRIFT
 from scripts.launch import ROOT, free_port, start, stop_group, wait_until_answered
 
 SIMULATED = ("null", "sleep")  # the engines that run no model
@@ -42,18 +42,27 @@ class Contender:
     detectors: int = 1  # number of Detectors; the number of clients is multiplied by this number
 
 
-def sightline(model: dict[str, Any], folder: Path, *, detectors: int = 1, decode: str = "exact") -> Contender:
+def sightline(
+    model: dict[str, Any], folder: Path, *, detectors: int = 1, decode: str = "exact", drift: bool = True
+) -> Contender:
     """Return Sightline with configs/local.yaml as a contender.
 
-    ``model`` is the config's ``model:`` section, and ``decode`` the setting ``preprocessor.decode``.
+    ``model`` is the config's ``model:`` section, ``decode`` the setting ``preprocessor.decode``, and ``drift`` the
+    setting ``drift.enabled``.
     """
     name = OURS if detectors == 1 else f"{OURS}, {detectors} Detectors"
+    if not drift:
+        name += WITHOUT_DRIFT
 
     @contextmanager
     def run() -> Iterator[Running]:
         config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
         (application,) = config["applications"]
-        application["args"] = {"model": model, "preprocessor": {"decode": decode}}
+        application["args"] = {
+            "model": model,
+            "preprocessor": {"decode": decode},
+            "drift": {"enabled": drift},
+        }
         for deployment in application["deployments"]:
             if deployment["name"] == "Detector":
                 deployment |= {"num_replicas": detectors, "ray_actor_options": {"num_cpus": 0.5 / detectors}}

@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt  # the backend must be set before this impo
 
 Result = dict[str, Any]
 OURS = "Sightline"  # the contender's name
+WITHOUT_DRIFT = ", drift off"  # the end of its name with drift.enabled: false
 _MIN_LABELLED_MS = 0.2
 
 
@@ -47,6 +48,21 @@ def show(result: Result) -> None:
             f"{row['memory_mib']:.0f}", str(row["failed"] or ""),
         )  # fmt: skip
     console.print(table)
+    for concurrency in dict.fromkeys(count for name, count in cases(result) if name == OURS + WITHOUT_DRIFT):
+        costs = drift_costs_ms(result, concurrency)
+        console.print(
+            f"drift, {concurrency} clients: {np.mean(costs):.2f} CPU ms per image; "
+            f"in each round: {', '.join(f'{cost:.2f}' for cost in costs)}"
+        )
+
+
+def drift_costs_ms(result: Result, concurrency: int) -> list[float]:
+    """Return by how much more CPU time an image takes with the drift monitor than without it, in each round.
+
+    The CPU time is that of all processes, without what they use when there are no requests.
+    """
+    pairs = zip(_of(result, OURS, concurrency), _of(result, OURS + WITHOUT_DRIFT, concurrency), strict=True)
+    return [on["cpu_ms_per_image"] - off["cpu_ms_per_image"] for on, off in pairs]
 
 
 def ceiling(result: Result) -> tuple[float, float]:

@@ -230,9 +230,15 @@ def run_field(times: int, options: Namespace) -> list[str]:
 
 def run_scene_health(times: int, options: Namespace) -> list[str]:
     """Inject faults into video, and look for false alarms in harmless video. This trial needs no server."""
+    seed = 24 if options.seed is None else options.seed
     with progress("scene health", 1) as tell:
-        trial = scene_health(times, _HARMLESS_S, 24 if options.seed is None else options.seed, tell)
-    console.print(fault_table(trial), harmless_table(trial.harmless))
+        trial = scene_health(times, _HARMLESS_S, seed, tell)
+    console.print(f"--seed {seed}", fault_table(trial), harmless_table(trial.harmless))
+    unjudged = sum(one.unjudged for one in trial.injections)
+    console.print(
+        f"of {len(trial.injections) + unjudged} sources that were drawn for a fault, {unjudged} could not be judged, "
+        "and another source was drawn instead"
+    )
     console.print(f"one sample of a 1080p frame takes {trial.sample_ms:.2f} ms of CPU time")
     console.print(f"plot: {save_scene_plot(trial, FOLDER / 'scene_health.png')}")
     return trial.problems

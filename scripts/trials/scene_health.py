@@ -170,15 +170,25 @@ def watch(number: int, duration_s: int, rng: Rng) -> Harmless:
 
 
 def resample(harmless: Harmless, days: int, rng: Rng) -> None:
-    """Count the alarms in ``days`` of virtual time, which consist of random blocks of the source's video."""
-    found = harmless.found
+    """Count the alarms in ``days`` of virtual time, which consist of random blocks of the source's video.
+
+    The seconds before the check knows the usual view occur once in a stream's life, so they are left out.
+    """
+    found = harmless.found[_beginning(harmless.found) :]
     starts = np.arange(0, max(len(found) - BLOCK_S, 0) + 1, 60)
-    # Where nothing within this time is suspicious, the confirmation has nothing to decide, and we skip the seconds.
+    # Where nothing within this time is suspicious, the confirmation has nothing to decide, and we skip the seconds. We
+    # never skip the edges of a block, because what is skipped there would have separated it from the next block.
     suspicious = np.flatnonzero([state in ALARMS for state in found])
+    if not len(suspicious):
+        return
     decided = np.zeros(len(found), bool)
     for second in suspicious:
         decided[max(second - _NEAR_S, 0) : second + _NEAR_S] = True
-    seconds = [start + np.flatnonzero(decided[start : start + BLOCK_S]) for start in starts]
+    seconds = []
+    for start in starts:
+        block = decided[start : start + BLOCK_S].copy()
+        block[:_NEAR_S] = block[-_NEAR_S:] = True
+        seconds.append(start + np.flatnonzero(block))
     confirmation, at_s = Confirmation("ok"), 0
     for block in rng.integers(len(starts), size=days * 86_400 // BLOCK_S):
         for second in seconds[block]:
@@ -187,6 +197,11 @@ def resample(harmless: Harmless, days: int, rng: Rng) -> None:
             if state != before and state in ALARMS:
                 harmless.resampled_alarms[state] += 1
         at_s += BLOCK_S
+
+
+def _beginning(found: list[SceneState]) -> int:
+    """Return for how many seconds the new stream has no usual view yet. A stream that is created by night is dark."""
+    return next((second for second, state in enumerate(found) if state not in {"unknown", "dark"}), 0)
 
 
 def cost_ms(count: int = 200) -> float:

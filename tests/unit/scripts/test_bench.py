@@ -147,6 +147,19 @@ def test_cpu_beyond_the_engine_is_compared_with_an_engine_that_computes_the_same
     assert row == ("16:9", "bf16", "100.0", "150.0", "90.0", "0.90", "mosec (bf16): 60.0", "1.50", "8.0")
 
 
+def test_the_cost_of_drift_is_the_difference_of_each_round(
+    result: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = report.OURS + report.WITHOUT_DRIFT
+    # The second round measures both servers in the reverse order.
+    cpu_ms = [(report.OURS, 0, 4.5), (off, 0, 4.25), (off, 1, 4.0), (report.OURS, 1, 4.125)]
+    rows = [one_measurement(name, round=number, cpu_ms_per_image=ms) for name, number, ms in cpu_ms]
+    result["measurements"] = rows
+    assert report.drift_costs_ms(result, 16) == [0.25, 0.125]
+    report.show(result)
+    assert "drift, 16 clients: 0.19 CPU ms per image; in each round: 0.25, 0.12" in capsys.readouterr().out
+
+
 def test_results_are_compared_in_a_plot(result: dict[str, Any], tmp_path: Path) -> None:
     comparison.save_plot([result, result | {"measurements": result["measurements"][:1]}], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from scripts.trials.scene_faults import FAULTS
-from scripts.trials.scene_health import MAX_ALARMS, scene_health
+from scripts.trials.scene_health import MAX_ALARMS, Harmless, resample, scene_health
 from scripts.trials.scene_plot import fault_table, harmless_table, save_scene_plot
 
 
@@ -21,3 +23,16 @@ def test_faults_are_found_and_harmless_video_is_no_alarm(tmp_path: Path, chaos: 
     assert fault_table(trial).row_count == len(FAULTS)
     assert harmless_table(trial.harmless).row_count == len(trial.harmless)
     assert save_scene_plot(trial, tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_seconds_between_suspicious_ones_count_in_virtual_time_although_they_are_skipped() -> None:
+    # A run that ends with its block must not meet the next run, hundreds of seconds later, as if they were one.
+    harmless = Harmless("people close to the lens", (["ok"] * 393 + ["covered"] * 7) * 9)
+    resample(harmless, 20, np.random.default_rng(0))
+    assert not harmless.resampled_alarms
+
+
+def test_a_stream_that_is_created_at_night_is_dark_once_and_not_in_every_block() -> None:
+    harmless = Harmless("day and night", ["dark"] * 900 + ["ok"] * 2700)
+    resample(harmless, 2, np.random.default_rng(0))
+    assert not harmless.resampled_alarms
