@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Pixels: TypeAlias = "NDArray[np.uint8]"  # (height, width, 3), BGR, as OpenCV decodes images
 Task = Literal["detect", "segment", "pose", "obb", "classify"]  # what a model finds: see models/tasks
+Fitting = Literal["letterbox", "crop"]  # how an image is fitted into the model input: see images/fitting.py
 Traffic = Literal["interactive", "stream", "job"]  # the source of an image: a client, a stream or a batch job
 Suppression = Literal["by_request", "not_needed", "in_file"]  # how duplicate boxes are removed
 DecodedFrames = Literal["all", "reference_frames", "key_frames"]  # the frames of a video that are decoded
@@ -132,6 +133,11 @@ class EngineInfo:
         return *self.rectangles, self.input_shape
 
     @property
+    def fitting(self) -> Fitting:
+        """How an image is fitted into the model input."""
+        return "crop" if self.task == "classify" else "letterbox"
+
+    @property
     def suppression(self) -> Suppression:
         """How duplicate boxes are removed: by a request's ``iou``, by the model's head, or by the model's file."""
         if self.has_built_in_nms:
@@ -161,6 +167,11 @@ class ModelInfo:
     def task(self) -> Task:
         """The task for which the model was trained."""
         return self.engine.task
+
+    @property
+    def fitting(self) -> Fitting:
+        """How an image is fitted into the model input."""
+        return self.engine.fitting
 
     @property
     def input_shape(self) -> InputShape:

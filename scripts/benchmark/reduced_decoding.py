@@ -31,7 +31,7 @@ from serve_app.images.map_back import to_picture
 from serve_app.images.reduced import place_reduced
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.types import DetectOptions, InputShape, Letterbox, Pixels
 
 MARGINS = (1.0, 1.5, 2.0)
@@ -112,7 +112,7 @@ def detect(engine: Engine, decoder: Decoder, data: bytes) -> list[Guess]:
     fitted = decoder(data, slot)
     (raw,) = engine.infer([slot])
     options = DetectOptions(**DetectArgs(confidence=_MIN_CONFIDENCE).model_dump())
-    detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), fitted)
+    detections = to_picture(to_detections(raw, engine.info, options), fitted)
     labels = engine.info.labels
     return [
         Guess(labels[class_id], confidence, (float(x1), float(y1), float(x2), float(y2)))

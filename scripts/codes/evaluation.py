@@ -26,7 +26,7 @@ from serve_app.images.letterbox import letterbox
 from serve_app.images.map_back import to_picture
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.types import DetectOptions, Pixels
 
 SIZE_PX = 640  # size of the test images and of the model input, so no image is rescaled
@@ -114,7 +114,7 @@ def detect(engine: Engine, pixels: Pixels, confidence: float) -> list[Guess]:
     fitted = letterbox(pixels, slot)
     (raw,) = engine.infer([slot])
     options = DetectOptions(**DetectArgs(confidence=confidence).model_dump())
-    detections = to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), fitted)
+    detections = to_picture(to_detections(raw, engine.info, options), fitted)
     return [
         Guess(LABELS[class_id], confidence, (x1, y1, x2, y2)) for (x1, y1, x2, y2), confidence, class_id in detections
     ]

@@ -22,9 +22,9 @@ from serve_app.models.checkpoint.convert import without_pickle
 from serve_app.models.engines import Engine
 from serve_app.models.engines.device import to_input, to_rows
 from serve_app.models.engines.ultralytics import load_network
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.models.weights import find_weights
-from serve_app.types import DetectOptions, InputShape, Pixels
+from serve_app.types import DetectOptions, EngineInfo, InputShape, Pixels
 
 _OPTIONS = DetectOptions(confidence=THRESHOLD - CONFIDENCE_TOLERANCE, iou=0.7, max_detections=300)
 _CONFIDENT_ROWS = 100  # the rows of each image whose numbers are compared
@@ -39,13 +39,13 @@ def compare(plan: Plan, record: Record, args: ModelArgs, engine: Engine) -> None
     network = _plain_network(plan, args)
     for shape in engine.info.shapes[-2:] if plan.is_small else engine.info.shapes:
         inputs = [_letterboxed(pixels, shape) for pixels in pictures if pixels is not None]
-        expected = [_expected(plan, network, one) for one in inputs]
+        expected = [_expected(plan, network, one, len(engine.info.labels)) for one in inputs]
         for size in (1, plan.batch_sizes[-1]):
             batches = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-            found = [raw.copy() for batch in batches for raw in engine.infer(batch)]
+            found = [raw[0].copy() for batch in batches for raw in engine.infer(batch)]
             record.add(
                 part="parity", shape=str(shape), batch_size=size, pictures=len(inputs),
-                **_compared(found, expected, engine.info.end_to_end),
+                **_compared(found, expected, engine.info),
             )  # fmt: skip
 
 
@@ -66,18 +66,18 @@ def _letterboxed(pixels: Pixels, shape: InputShape) -> Pixels:
     return model_input
 
 
-def _expected(plan: Plan, network: Any, model_input: Pixels) -> NDArray[np.float32]:
+def _expected(plan: Plan, network: Any, model_input: Pixels, classes: int) -> NDArray[np.float32]:
     """Return the rows of results for one model input: see ``device.to_rows``."""
     with torch.inference_mode():
         frames = torch.from_numpy(model_input[None]).to("cuda" if plan.has_gpu else "cpu")
         output = network(to_input(frames, torch.float32))
         raw = output[0] if isinstance(output, (list, tuple)) else output
-        rows: NDArray[np.float32] = (raw if raw.shape[-1] == 6 else to_rows(raw))[0].float().cpu().numpy()
+        rows: NDArray[np.float32] = (raw if raw.shape[-1] == 6 else to_rows(raw, classes))[0].float().cpu().numpy()
         return rows
 
 
 def _compared(
-    found: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], end_to_end: bool
+    found: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], info: EngineInfo
 ) -> dict[str, float]:
     """Return the largest differences of the most confident rows, and the share of images whose detections agree."""
     confidence = box_px = highest = 0.0
@@ -87,7 +87,7 @@ def _compared(
         highest = max(highest, float(theirs[kept, 4].max()))
         confidence = max(confidence, float(np.abs(ours[kept, 4] - theirs[kept, 4]).max()))
         box_px = max(box_px, float(np.abs(ours[kept, :4] - theirs[kept, :4]).max()))
-        pair = [to_detections(rows, _OPTIONS, end_to_end=end_to_end) for rows in (ours, theirs)]
+        pair = [to_detections((rows,), info, _OPTIONS) for rows in (ours, theirs)]
         agreeing += agree(*pair)
         detections += int((pair[1].confidence > THRESHOLD).sum())
     return {

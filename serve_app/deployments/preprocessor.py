@@ -140,8 +140,8 @@ class Preprocessor:
     async def _prepare(self, request: PictureRequest, model: ModelInfo, slot: Slot) -> tuple[Letterbox, float]:
         picture = request.data, self._max_pixels, self._decoding, model.shapes
         if not request.is_suspect:
-            return await self._decoders.run(lambda: prepare(*picture, slot.frame))
-        fitted, decode_s, frame = await self._quarantine.run(prepare_new, *picture)
+            return await self._decoders.run(lambda: prepare(*picture, slot.frame, model.fitting))
+        fitted, decode_s, frame = await self._quarantine.run(prepare_new, *picture, model.fitting)
         slot.frame(fitted.input_shape)[:] = frame
         return fitted, decode_s
 

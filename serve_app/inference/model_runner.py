@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from serve_app.ipc.frame_pool import InEngineFlag
 from serve_app.models import load as model_loading
 from serve_app.models.engines import Engine
 from serve_app.models.failures import model_errors
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
+from serve_app.models.tasks.classify import MAX_CLASSES
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, ModelInfo, Pixels, Timing
 
 # An engine counts as hung if a batch takes longer than _HUNG_AFTER_S, and also longer than _HUNG_AFTER_BATCHES times
@@ -133,7 +134,7 @@ class ModelRunner:
         replies = []
         for item, raw in zip(items, raw_outputs, strict=True):
             postprocessing_at_s = time.monotonic()
-            detections = to_detections(raw, item.options, end_to_end=self.info.engine.end_to_end)
+            detections = to_detections(raw, self._engine.info, item.options)
             timing = Timing(
                 inference_s=inferred_at_s - started_at_s, postprocess_s=time.monotonic() - postprocessing_at_s
             )
@@ -180,8 +181,13 @@ def _warm_up(engine: Engine, batch_size: int) -> float:
 
 
 def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
-    """Return the model with its default thresholds. The version changes with the shapes and the thresholds."""
+    """Return the model with its default thresholds. The version changes with the shapes and the thresholds.
+
+    A model that classifies images by default returns a fixed number of classes, whatever their probabilities are.
+    """
     # The version depends on neither the engine nor the precision, because these may differ between kinds of nodes.
     defaults = DetectOptions(**detect.model_dump())
+    if engine.task == "classify":
+        defaults = replace(defaults, confidence=0.0, max_detections=MAX_CLASSES)
     identity = f"{engine.name} {engine.version} {' '.join(map(str, engine.shapes))} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)

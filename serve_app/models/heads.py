@@ -1,4 +1,4 @@
-"""Recognise the detection head of an exported model from the shapes and the values of its raw output.
+"""Recognise the head of a model from its metadata, and from the shapes and the values of its raw output.
 
 The shape alone is not enough: an RT-DETR with two classes and a YOLOv5 with one class both have the shape of YOLO's
 end-to-end head. Models that cannot be recognised with certainty are refused, because a wrong guess would produce
@@ -14,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ModelError
-from serve_app.types import InputShape
+from serve_app.models.engines import RawOutput
+from serve_app.models.engines.metadata import Metadata
+from serve_app.models.tasks import task_of
+from serve_app.models.tasks.segment import PROTOTYPE_PX
+from serve_app.types import EngineInfo, InputShape, Task
 
-# Each kind of head has its own layout of the raw output for one image:
-# - "anchors", the head of YOLOv8 and YOLO11, returns (4 + classes, n): centre x, centre y, width, height, scores.
-# - "rows", the head of YOLOv10 and YOLO26, and of files with built-in NMS, returns (n, 6): left, top, right,
-#   bottom, confidence, class id.
+# Each kind of head has its own layout of the raw output for one image. "Extras" are the further numbers of the task.
+# - "anchors", the head of YOLOv8 and YOLO11, returns (4 + classes + extras, n): centre x, centre y, width, height,
+#   scores, extras.
+# - "rows", the head of YOLOv10 and YOLO26, and of files with built-in NMS, returns (n, 6 + extras): left, top, right,
+#   bottom, confidence, class id, extras.
 # - "objectness", the head of YOLOv3, YOLOv5 and YOLOv7, returns (n, 5 + classes): centre x, centre y, width,
 #   height, objectness, scores.
-Head = Literal["anchors", "rows", "objectness"]
+# - "ranking", the head of classification models, returns (classes,): probabilities.
+Head = Literal["anchors", "rows", "objectness", "ranking"]
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64))  # strides of the levels of YOLO heads
 _TINY_STRIDES = (16, 32)  # YOLOv3-tiny and YOLOv4-tiny, which have objectness
@@ -34,16 +40,23 @@ _ROW_LENGTHS = {  # numbers per row -> the kinds of model that have them; a dete
     38: "like that of an end-to-end segmentation model",
     57: "like that of an end-to-end pose model",
 }
-_EXPORT_HINT = "export it with Ultralytics as a detection model"
+_KINDS: dict[Task, str] = {
+    "detect": "a detection",
+    "segment": "a segmentation",
+    "pose": "a pose",
+    "obb": "an OBB",
+    "classify": "a classification",
+}
 _MAX_FRACTION = 2.0  # if no coordinate is larger, boxes are fractions of the image's sides, not pixels
 _ROUNDING = 0.01
+_MAX_EXCESS = 0.1  # the sum of many probabilities in fp16 or int8 may differ from 1 by this much
 _SLACK_PX = 1.0
 _MIN_CONFIDENCE = 0.01  # the lowest threshold that a request may use
 _MIN_SCORE = 1e-3  # boxes with lower scores may be meaningless
 
 
 def recognise(
-    outputs: Sequence[Sequence[int]], labels: Sequence[str], input_shape: InputShape, *, is_end_to_end: bool
+    outputs: Sequence[Sequence[int]], metadata: Metadata, input_shape: InputShape, *, is_end_to_end: bool
 ) -> Head:
     """Return the kind of head whose outputs have these shapes for one image.
 
@@ -51,29 +64,76 @@ def recognise(
     The message says what kind of model it seems to be.
     """
     shape, *others = outputs
-    classes = len(labels)
-    if any(len(other) != 5 for other in others):  # older YOLOv5 exports add feature maps, which have five axes
+    classes, hint = len(metadata.labels), _export_hint(metadata.task)
+    read = outputs[: metadata.outputs]
+    # Older YOLOv5 exports add feature maps, which have five axes.
+    if len(read) != metadata.outputs or any(len(other) != 5 for other in outputs[metadata.outputs :]):
         listed = " and ".join(_format_shape(one) for one in outputs)
-        raise ModelError(
-            f"the model has {len(outputs)} outputs, {listed}, but a YOLO detection model has one: {_EXPORT_HINT}"
-        )
+        count = f"{len(outputs)} outputs, {listed}," if others else f"one output, {listed},"
+        expected = "two, the candidates and the prototypes" if metadata.outputs == 2 else "one"
+        raise ModelError(f"the model has {count} but {_KINDS[metadata.task]} model has {expected}: {hint}")
+    if metadata.task == "classify":
+        return _recognise_ranking(shape, classes)
     if len(shape) == 3 and shape[0] != 1:
         raise ModelError(f"the model returns results for {shape[0]} images when given one: export it with batch=1")
     if len(shape) != 3:
-        raise ModelError(f"the model's output is {_format_shape(shape)}, {_describe(shape, classes)}: {_EXPORT_HINT}")
+        raise ModelError(f"the model's output is {_format_shape(shape)}, {_describe(shape, classes)}: {hint}")
     _, height, width = shape
     cells = {_cells(input_shape, strides) for strides in _STRIDES}
     has_one_per_cell = height in cells
     has_three_per_cell = height in {_ANCHORS_PER_CELL * n for n in (*cells, _cells(input_shape, _TINY_STRIDES))}
     may_be_grid = height > _MAX_ROWS and (has_one_per_cell or has_three_per_cell)
-    if width == 6 and (is_end_to_end or not may_be_grid):
+    extras = _extras(metadata, others)
+    if metadata.task == "segment":
+        _check_prototypes(others[0], input_shape)
+    if width == 6 + extras and (is_end_to_end or not may_be_grid):
         return "rows"
-    if height == 4 + classes and width != 6:
+    if height == 4 + classes + extras and width != 6 + extras:
         return "anchors"
-    if width == 5 + classes and has_three_per_cell:
+    if metadata.task == "detect" and width == 5 + classes and has_three_per_cell:
         return "objectness"
-    description = _describe(shape, classes, is_one_per_cell=has_one_per_cell)
-    raise ModelError(f"the model's output is {_format_shape(shape)}, {description}: {_EXPORT_HINT}")
+    if metadata.task == "detect":
+        description = _describe(shape, classes, is_one_per_cell=has_one_per_cell)
+        raise ModelError(f"the model's output is {_format_shape(shape)}, {description}: {hint}")
+    raise ModelError(
+        f"the model's output is {_format_shape(shape)}, but {_KINDS[metadata.task]} model with {classes} classes"
+        f"{f' and {len(metadata.keypoints)} keypoints' if metadata.keypoints else ''} returns "
+        f"1x{4 + classes + extras}xN or 1xNx{6 + extras}: {hint}"
+    )
+
+
+def _recognise_ranking(shape: Sequence[int], classes: int) -> Head:
+    if list(shape) != [1, classes]:
+        raise ModelError(
+            f"the model's output is {_format_shape(shape)}, but a YOLO classification model with {classes} classes "
+            f"returns 1x{classes}: {_export_hint('classify')}"
+        )
+    return "ranking"
+
+
+def _extras(metadata: Metadata, others: Sequence[Sequence[int]]) -> int:
+    """Return how many further numbers the task adds to each candidate. ``others``: the outputs after the first."""
+    match metadata.task:
+        case "segment":
+            return others[0][1] if len(others[0]) == 4 else 0
+        case "pose":
+            return len(metadata.keypoints) * metadata.numbers_per_keypoint
+        case "obb":
+            return 1  # the angle
+    return 0
+
+
+def _check_prototypes(shape: Sequence[int], input_shape: InputShape) -> None:
+    height, width = input_shape.height_px // PROTOTYPE_PX, input_shape.width_px // PROTOTYPE_PX
+    if len(shape) != 4 or list(shape[2:]) != [height, width]:
+        raise ModelError(
+            f"the model's second output is {_format_shape(shape)}, but the prototypes of a YOLO segmentation model are "
+            f"1xNx{height}x{width} for an input of {input_shape}: {_export_hint('segment')}"
+        )
+
+
+def _export_hint(task: Task) -> str:
+    return f"export it with Ultralytics as {_KINDS[task]} model"
 
 
 def _cells(shape: InputShape, strides: Sequence[int]) -> int:
@@ -130,22 +190,29 @@ def to_rows(raw: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.column_stack([centre - size, centre + size, confidence, class_id]).astype(np.float32, copy=False)
 
 
-def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
+def check_output(raw: RawOutput, info: EngineInfo) -> None:
     """Raise ModelError if the values of a raw output contradict the kind of head that its shape indicates.
 
-    ``raw`` is the output for any image (see ``models.tasks.detect``). An output without boxes is accepted.
+    ``raw`` is the output for any image (see ``models.tasks``). An output without boxes is accepted.
     """
-    if not np.isfinite(raw).all():
+    if not all(np.isfinite(one).all() for one in raw):
         raise ModelError("the model produces NaN or infinite values: export it again, in fp32 if it was fp16")
-    if raw.shape[1] == 6:
-        boxes, scores, class_id = raw[:, :4], raw[:, 4], raw[:, 5]
+    if info.task == "classify":
+        _check_probabilities(raw[0])
+        return
+    extras, hint, classes = task_of(info).extras(raw, info), _export_hint(info.task), len(info.labels)
+    first = raw[0]
+    if first.shape[1] == 6 + extras:
+        boxes, scores, class_id = first[:, :4], first[:, 4], first[:, 5]
         if (class_id != np.round(class_id)).any():
-            raise ModelError(f"the last column of the model's output contains no class ids: {_EXPORT_HINT}")
-        _check_classes(class_id[scores > _MIN_SCORE], len(labels))
+            raise ModelError(f"column 6 of the model's output contains no class ids: {hint}")
+        _check_classes(class_id[scores > _MIN_SCORE], classes)
+        if info.task == "obb":
+            boxes = _corners(boxes.T)
     else:
-        boxes, scores = np.concatenate([raw[:2] - raw[2:4] / 2, raw[:2] + raw[2:4] / 2]).T, raw[4:].max(axis=0)
+        boxes, scores = _corners(first[:4]), first[4 : 4 + classes].max(axis=0)
     if (scores < -_ROUNDING).any() or (scores > 1 + _ROUNDING).any():
-        raise ModelError(f"the model's scores are not between 0 and 1: {_EXPORT_HINT}")
+        raise ModelError(f"the model's scores are not between 0 and 1: {hint}")
     boxes = boxes[scores > _MIN_SCORE]
     if boxes.any() and np.abs(boxes).max() <= _MAX_FRACTION:
         raise ModelError(
@@ -155,8 +222,21 @@ def check_output(raw: NDArray[np.float32], labels: Sequence[str]) -> None:
     inverted = (boxes[:, 2:] - boxes[:, :2] < -_SLACK_PX).any(axis=1)
     if 2 * inverted.sum() > len(boxes):  # a correct head may return a few such boxes with low scores
         raise ModelError(
-            f"most of the model's boxes have the right edge left of the left edge, or the bottom above the top: "
-            f"{_EXPORT_HINT}"
+            f"most of the model's boxes have the right edge left of the left edge, or the bottom above the top: {hint}"
+        )
+
+
+def _corners(xywh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Convert the columns centre x, centre y, width and height, ``(4, n)``, to the corners of boxes, ``(n, 4)``."""
+    return np.concatenate([xywh[:2] - xywh[2:] / 2, xywh[:2] + xywh[2:] / 2]).T
+
+
+def _check_probabilities(probabilities: NDArray[np.float32]) -> None:
+    is_between = (probabilities >= -_ROUNDING).all() and (probabilities <= 1 + _ROUNDING).all()
+    if not is_between or abs(float(probabilities.sum()) - 1) > _MAX_EXCESS:
+        raise ModelError(
+            f"the model's probabilities have the sum {float(probabilities.sum()):.3g}, but their sum must be 1: "
+            f"{_export_hint('classify')}"
         )
 
 

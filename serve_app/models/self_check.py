@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.detections import Detections
 from serve_app.errors import ModelError, ServeAppError
 from serve_app.images.decode import decode
-from serve_app.images.letterbox import choose_shape, fit, letterbox
+from serve_app.images.fitting import place
+from serve_app.images.letterbox import choose_shape, fit
 from serve_app.models.agreement import CONFIDENCE_TOLERANCE, THRESHOLD, agree
-from serve_app.models.engines import Engine
+from serve_app.models.engines import Engine, RawOutput
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import check_output
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import task_of, to_detections
 from serve_app.types import DetectOptions, EngineInfo, InputShape, Pixels
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def check_shapes(engine: Engine, known_picture: Path | None, free: Callable[[], 
     for shape in info.rectangles:
         try:
             raw = _first_output(engine, shape, known if known is not None and _holds(shape, known, info) else None)
-            _check_size(raw, shape, largest, info.input_shape)
+            _check_size(raw, shape, largest, info)
         except ModelError as exc:
             if exc.__cause__ is not None and out_of_memory(exc.__cause__):
                 raise
@@ -62,36 +63,47 @@ def _holds(shape: InputShape, pixels: Pixels, info: EngineInfo) -> bool:
     return shape.holds(fitted.inner_width_px, fitted.inner_height_px)
 
 
-def _first_output(engine: Engine, shape: InputShape, known: Pixels | None) -> NDArray[np.float32]:
+def _first_output(engine: Engine, shape: InputShape, known: Pixels | None) -> RawOutput:
     """Return the raw output for the known picture, or for a pattern. Raise ModelError if the output is unusable."""
     info = engine.info
-    frame = _pattern(shape) if known is None else _letterboxed(known, shape)
+    frame = _pattern(shape) if known is None else _fitted(known, shape, info)
     try:
         raw = engine.infer([frame])[0]
     except Exception as exc:
         failed = ModelError(f"{info.name} fails on its first image: {type(exc).__name__}: {reason(exc)}")
         raise out_of_memory(exc) or failed from exc
-    check_output(raw, info.labels)
-    if known is not None and not len(to_detections(raw, _COMPARED, end_to_end=info.end_to_end)):
+    check_output(raw, info)
+    if known is not None and not _count(to_detections(raw, info, _COMPARED)):
         raise ModelError(f"model.known_picture: {info.name} finds nothing in it; check model.weights and the image")
     return raw
 
 
-def _check_size(
-    raw: NDArray[np.float32], shape: InputShape, largest: NDArray[np.float32], largest_shape: InputShape
-) -> None:
+def _check_size(raw: RawOutput, shape: InputShape, largest: RawOutput, info: EngineInfo) -> None:
     """Raise ModelError if a rectangle's output cannot belong to it.
 
     ``largest``: the output for the largest shape. An output with one column for each anchor has as many columns for
-    each pixel of the input as this output. The number of rows may vary.
+    each pixel of the input as this output, and prototypes have as many pixels. The number of rows may vary.
     """
-    if largest.shape[1] == 6:  # one row for each detection
-        fits = raw.shape[1] == 6
-    else:  # integers, because a quotient of two sizes is rounded
-        fits = raw.shape[1] * largest_shape.nbytes == largest.shape[1] * shape.nbytes
-        fits = fits and raw.shape[0] == largest.shape[0]
-    if not fits:
-        raise ModelError(f"the output has the shape {raw.shape}, which does not fit an input of this size")
+    first, expected = raw[0], largest[0]
+    row = 6 + task_of(info).extras(largest, info)
+    if expected.shape[1] == row:  # one row for each detection
+        fits = first.shape[1] == row
+    else:
+        fits = _is_in_proportion(first.shape, shape, expected.shape, info.input_shape)
+    if not fits or not all(
+        _is_in_proportion(one.shape, shape, other.shape, info.input_shape)
+        for one, other in zip(raw[1:], largest[1:], strict=True)
+    ):
+        raise ModelError(f"the output has the shape {first.shape}, which does not fit an input of this size")
+
+
+def _is_in_proportion(
+    size: tuple[int, ...], shape: InputShape, largest: tuple[int, ...], largest_shape: InputShape
+) -> bool:
+    """Return whether an output has as many columns for each pixel of the input as the output for the largest shape."""
+    # The products are integers, but a quotient of two sizes would be rounded.
+    is_in_proportion = math.prod(size[1:]) * largest_shape.nbytes == math.prod(largest[1:]) * shape.nbytes
+    return size[0] == largest[0] and is_in_proportion
 
 
 def engines_agree(some: Engine, other: Engine, pictures: Sequence[Path]) -> bool:
@@ -112,15 +124,21 @@ def engines_agree(some: Engine, other: Engine, pictures: Sequence[Path]) -> bool
         found = _detections(some, pixels, shape)
         if not agree(found, _detections(other, pixels, shape)):
             return False
-        seen += int((found.confidence > THRESHOLD + CONFIDENCE_TOLERANCE).sum())
+        seen += _count(found, above=THRESHOLD + CONFIDENCE_TOLERANCE)
     return seen >= _MIN_COMPARED_DETECTIONS and all(
         agree(_detections(some, pixels, shape), _detections(other, pixels, shape)) for shape in untried
     )
 
 
 def _detections(engine: Engine, pixels: Pixels, shape: InputShape) -> Detections:
-    (raw,) = engine.infer([_letterboxed(pixels, shape)])
-    return to_detections(raw, _COMPARED, end_to_end=engine.info.end_to_end)
+    (raw,) = engine.infer([_fitted(pixels, shape, engine.info)])
+    return to_detections(raw, engine.info, _COMPARED)
+
+
+def _count(found: Detections, above: float = 0.0) -> int:
+    """Return how many objects or classes were found with a higher confidence than ``above``."""
+    confidence = found.confidence if found.classes is None else found.classes.confidence
+    return int((confidence > above).sum())
 
 
 def _pattern(shape: InputShape) -> Pixels:
@@ -128,9 +146,9 @@ def _pattern(shape: InputShape) -> Pixels:
     return np.stack([rows, columns, rows * columns], axis=2).astype(np.uint8)
 
 
-def _letterboxed(pixels: Pixels, shape: InputShape) -> Pixels:
+def _fitted(pixels: Pixels, shape: InputShape, info: EngineInfo) -> Pixels:
     frame = np.empty(shape.array, np.uint8)
-    letterbox(pixels, frame)
+    place(pixels, [shape], lambda _: frame, info.fitting)
     return frame
 
 

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 from serve_app.collection.collector import Collector
 from serve_app.config import StreamArgs
 from serve_app.errors import InvalidParameter, ModelChanged, PoisonPicture, ServeAppError
-from serve_app.images.letterbox import place
+from serve_app.images.fitting import place
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.drift import DriftChange
 from serve_app.schemas.streams import (
@@ -316,7 +316,7 @@ class Stream:
         options = self._params.to_options(model)
         with self._detector.pool.lease() as slot:
             started_at_s = time.monotonic()
-            fitted = await self._in_thread(place, pixels, model.shapes, slot.frame)
+            fitted = await self._in_thread(place, pixels, model.shapes, slot.frame, model.fitting)
             decode_s = time.monotonic() - started_at_s
             superseded = self._progress.take_superseded()
             answer = await self._detector.detect(

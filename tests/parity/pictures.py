@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import ultralytics
+from skimage import data
+from sklearn import datasets
 
 ASSETS = Path(ultralytics.__file__).parent / "assets"
 
@@ -14,6 +16,13 @@ ASSETS = Path(ultralytics.__file__).parent / "assets"
 def shipped() -> list[Path]:
     """Return the two photographs that the ultralytics package contains."""
     return [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]
+
+
+def photographs() -> list[np.ndarray]:
+    """Return two photographs with many details, one of them in portrait format."""
+    china, coffee = datasets.load_sample_image("china.jpg"), data.coffee()
+    upright = cv2.rotate(coffee, cv2.ROTATE_90_CLOCKWISE)
+    return [np.ascontiguousarray(rgb[..., ::-1]) for rgb in (china, upright)]
 
 
 def save_extremes(folder: Path) -> list[Path]:

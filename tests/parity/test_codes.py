@@ -28,8 +28,8 @@ from tests.support import squares
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
     """Load the embedded model's weights into Ultralytics, by way of a checkpoint."""
-    network, labels = load_network(EMBEDDED / "codes.safetensors")
-    network.names = dict(enumerate(labels))
+    network, metadata = load_network(EMBEDDED / "codes.safetensors")
+    network.names = metadata["names"]
     yolo = YOLO("yolo11n.yaml")
     yolo.model = network
     path = tmp_path_factory.mktemp("models") / "codes.pt"

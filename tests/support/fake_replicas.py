@@ -14,7 +14,7 @@ from serve_app.detections import Detections
 from serve_app.drift.notices import Notice
 from serve_app.drift.tally import Report
 from serve_app.errors import ServeAppError
-from serve_app.images.letterbox import place
+from serve_app.images.fitting import place
 from serve_app.types import (
     Answer,
     DetectOptions,
@@ -82,7 +82,7 @@ async def ask(client: DetectorClient, pixels: np.ndarray) -> Answer:
     """Send one image as a Preprocessor does, and return the answer."""
     model = await client.model(1)
     with client.pool.lease() as slot:
-        fitted = place(pixels, model.shapes, slot.frame)
+        fitted = place(pixels, model.shapes, slot.frame, model.fitting)
         return await client.detect(slot, fitted, model, OPTIONS, time_left_s=10)
 
 

@@ -26,7 +26,7 @@ from serve_app.images.decode import decode
 from serve_app.images.letterbox import place
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.types import Answer, DetectOptions, InputShape, Pixels, Timing
 
 SHARED = ROOT.parent / "shared"
@@ -137,7 +137,7 @@ def _yolo() -> tuple[Detect, tuple[str, ...]]:
     def detect(pixels: Pixels, _: int, __: bool) -> Detections:
         fitted = place(pixels, [engine.info.input_shape], lambda _: slot)
         (raw,) = engine.infer([slot])
-        return to_picture(to_detections(raw, options, end_to_end=engine.info.end_to_end), fitted)
+        return to_picture(to_detections(raw, engine.info, options), fitted)
 
     return detect, engine.info.labels
 

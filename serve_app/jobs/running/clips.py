@@ -10,7 +10,7 @@ from itertools import islice
 
 from serve_app.detections import Detections
 from serve_app.errors import DeadlineExceeded, ModelChanged, NotFound, ServeAppError
-from serve_app.images.letterbox import place
+from serve_app.images.fitting import place
 from serve_app.ipc.frame_pool import Slot
 from serve_app.jobs.limits import InFlight
 from serve_app.jobs.running.pictures import render, show_pixels
@@ -41,7 +41,7 @@ class _Frames:
         if frame is None:
             return None
         time_s, pixels = frame
-        return time_s, pixels, place(pixels, model.shapes, slot.frame)
+        return time_s, pixels, place(pixels, model.shapes, slot.frame, model.fitting)
 
     def close(self) -> None:
         _close(self._frames)

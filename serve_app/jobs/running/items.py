@@ -117,8 +117,8 @@ async def _detect(work: RunningUnit, shared: Shared, data: bytes) -> tuple[Answe
 async def _prepare(work: RunningUnit, shared: Shared, data: bytes, model: ModelInfo, slot: Slot) -> Letterbox:
     picture = data, shared.max_pixels, shared.decoding, model.shapes
     if not work.unit.is_suspect:
-        return (await shared.threads.run(lambda: prepare(*picture, slot.frame)))[0]
-    fitted, _, frame = await shared.quarantine.run(prepare_new, *picture)
+        return (await shared.threads.run(lambda: prepare(*picture, slot.frame, model.fitting)))[0]
+    fitted, _, frame = await shared.quarantine.run(prepare_new, *picture, model.fitting)
     slot.frame(fitted.input_shape)[:] = frame
     return fitted
 

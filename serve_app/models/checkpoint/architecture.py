@@ -11,7 +11,7 @@ import reprlib
 from typing import Any
 
 from serve_app.models.checkpoint.failures import Unaccepted
-from serve_app.types import Json
+from serve_app.types import Json, Task
 
 MAX_LAYERS = 200  # Ultralytics' largest architecture has 43
 MAX_CLASSES = 50_000
@@ -22,8 +22,9 @@ MAX_BLOCKS = 1000  # in all layers, with their repeats; Ultralytics' architectur
 _MAX_ITEMS = 8  # of a list of inputs or arguments; Ultralytics' architectures have at most 6
 _MAX_SMALL = 16  # of kernel sizes, strides, paddings, and layer numbers in a list; Ultralytics' have at most 13
 _MAX_REG_MAX = 64
+_MAX_KEYPOINTS = 1000  # Ultralytics' architectures have 17
 _SIZES = ("scales", "scale", "depth_multiple", "width_multiple")
-_SETTINGS = ("nc", *_SIZES, "activation", "reg_max", "end2end", "inplace")
+_SETTINGS = ("nc", *_SIZES, "activation", "reg_max", "end2end", "inplace", "kpt_shape")
 _ACTIVATIONS = {"ELU", "GELU", "Hardswish", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SiLU"}  # classes in torch.nn
 _MAX_ACTIVATION_CHARACTERS = 64
 # The kinds of the arguments of each layer, by the letters in ``_is_kind``. A layer may omit its last arguments.
@@ -41,17 +42,25 @@ LAYERS = {
     "C3k2": "ctft",
     "CBFuse": "K",
     "CBLinear": "C",
+    "Classify": "n",
     "Concat": "k",
     "Conv": "ckkk",
     "Detect": "n",
     "ELAN1": "ccc",
     "GhostConv": "ckk",
+    "OBB": "nk",
+    "OBB26": "nk",
     "PSA": "c",
+    "Pose": "np",
+    "Pose26": "np",
     "RepNCSPELAN4": "cccr",
+    "ResNetLayer": "ccktr",
     "SCDown": "ckk",
     "SPP": "cK",
     "SPPELAN": "cc",
     "SPPF": "ckkt",
+    "Segment": "ncc",
+    "Segment26": "ncc",
     "Silence": "",
     "nn.ConvTranspose2d": "ckkk",
     "nn.Identity": "",
@@ -60,7 +69,17 @@ LAYERS = {
     "nn.ZeroPad2d": "K",
     "v10Detect": "n",
 }
-_HEADS = ("Detect", "v10Detect")
+HEADS: dict[str, Task] = {  # the last layer of each architecture, and its task
+    "Classify": "classify",
+    "Detect": "detect",
+    "OBB": "obb",
+    "OBB26": "obb",
+    "Pose": "pose",
+    "Pose26": "pose",
+    "Segment": "segment",
+    "Segment26": "segment",
+    "v10Detect": "detect",
+}
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2  # a layer is a list of lists
 
@@ -85,9 +104,17 @@ def check_architecture(architecture: Any) -> Json:
             ) from exc
     if blocks > MAX_BLOCKS:
         raise Unaccepted(f"has {blocks} blocks in its architecture, not 1 to {MAX_BLOCKS}")
-    if layers[-1][2] not in _HEADS:
-        raise Unaccepted("has an architecture without a detection head at its end")
+    head_name = layers[-1][2]
+    if head_name not in HEADS:
+        raise Unaccepted("has an architecture without the head of a supported task at its end")
+    if HEADS[head_name] == "pose" and "kpt_shape" not in checked:
+        raise Unaccepted("has an architecture for keypoints without their number, kpt_shape")
     return checked
+
+
+def task_of(architecture: Json) -> Task:
+    """Return the task of a checked architecture."""
+    return HEADS[architecture["head"][-1][2]]
 
 
 def _check_settings(architecture: Json) -> float:
@@ -107,11 +134,19 @@ def _check_settings(architecture: Json) -> float:
         "reg_max": _is_int(architecture.get("reg_max", 16), 1, _MAX_REG_MAX),
         "end2end": architecture.get("end2end") in (None, False, True),
         "inplace": architecture.get("inplace") in (None, False, True),
+        "kpt_shape": _is_keypoint_shape(architecture.get("kpt_shape", [1, 2])),
     }
     for key, is_accepted in accepted.items():
         if not is_accepted:
             raise Unaccepted(f"has an architecture with a value of {key} that Ultralytics does not ship")
     return float(sizes[0])
+
+
+def _is_keypoint_shape(value: Any) -> bool:
+    """Return whether the value is a number of keypoints, and two or three numbers for each of them."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return _is_int(value[0], 1, _MAX_KEYPOINTS) and _is_int(value[1], 2, 3)
 
 
 def _is_activation(text: str) -> bool:
@@ -142,8 +177,8 @@ def _check_layer(layer: Any, index: int, depth: float, classes: int) -> int:
     for kind, value in zip(kinds, arguments, strict=False):
         if not _is_kind(kind, value, classes):
             raise ValueError("an argument is of another kind, or too large")
-    inner = arguments[3] if name == "RepNCSPELAN4" and len(arguments) == 4 else 1
-    return int(max(round(repeats * depth), 1) * inner)
+    inner = {"RepNCSPELAN4": arguments[3:4], "ResNetLayer": arguments[4:5]}.get(name) or [1]
+    return int(max(round(repeats * depth), 1) * inner[0])
 
 
 def _is_kind(kind: str, value: Any, classes: int) -> bool:
@@ -164,6 +199,8 @@ def _is_kind(kind: str, value: Any, classes: int) -> bool:
             return isinstance(value, bool)
         case "n":
             return isinstance(value, (int, str)) and value in ("nc", classes)
+        case "p":
+            return isinstance(value, str) and value == "kpt_shape"
         case "m":
             return isinstance(value, str) and value == "nearest"
         case _:  # an Upsample must have no size, so that its factor is used

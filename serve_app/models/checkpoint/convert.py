@@ -17,7 +17,7 @@ def without_pickle(weights: Path, sha256: str | None, folder: Path) -> Path:
     """Return weights that can be loaded without running code: ``weights``, or a safetensors file in ``folder``.
 
     A pickle is converted, unless the operator trusts it by its hash, ``sha256``. Raise ModelError when the file is not
-    a checkpoint of a YOLO detection model, or needs names, memory or time that such a checkpoint does not need.
+    a checkpoint of a YOLO model, or needs names, memory or time that such a checkpoint does not need.
     """
     if weights.suffix != ".pt" or sha256 is not None:
         return weights

@@ -1,37 +1,42 @@
-"""The names that the pickle of a YOLO detection checkpoint may contain. No other name is accepted.
+"""The names that the pickle of a YOLO checkpoint may contain. No other name is accepted.
 
 The unpickler imports none of them: it only compares names. So no name in this list can cause code to run.
 """
 
 from __future__ import annotations
 
-# The classes in the checkpoints of all detection architectures that Ultralytics ships. A test builds these
-# architectures with the installed Ultralytics, and compares their classes with this list.
+# The classes in the checkpoints of all architectures that Ultralytics ships for the supported tasks. A test builds
+# these architectures with the installed Ultralytics, and compares their classes with this list.
 _OF_ULTRALYTICS = {
-    "torch.nn.modules.activation": "ReLU SiLU",
+    "torch.nn.modules.activation": "ReLU SiLU Tanh",
     "torch.nn.modules.batchnorm": "BatchNorm2d",
     "torch.nn.modules.container": "ModuleList Sequential",
     "torch.nn.modules.conv": "Conv2d ConvTranspose2d",
-    "torch.nn.modules.linear": "Identity",
+    "torch.nn.modules.dropout": "Dropout",
+    "torch.nn.modules.linear": "Identity Linear",
     "torch.nn.modules.loss": "BCEWithLogitsLoss",
     "torch.nn.modules.padding": "ZeroPad2d",
-    "torch.nn.modules.pooling": "MaxPool2d",
+    "torch.nn.modules.pooling": "AdaptiveAvgPool2d MaxPool2d",
     "torch.nn.modules.upsampling": "Upsample",
     "ultralytics.nn.modules.block": "A2C2f AAttn ABlock AConv ADown Attention Bottleneck C2 C2PSA C2f C2fCIB C3 "
-    "C3Ghost C3k C3k2 CBFuse CBLinear CIB DFL ELAN1 GhostBottleneck PSA PSABlock RepBottleneck RepCSP RepNCSPELAN4 "
-    "RepVGGDW SCDown SPP SPPELAN SPPF",
+    "C3Ghost C3k C3k2 CBFuse CBLinear CIB DFL ELAN1 GhostBottleneck PSA PSABlock Proto Proto26 RealNVP RepBottleneck "
+    "RepCSP RepNCSPELAN4 RepVGGDW ResNetBlock ResNetLayer SCDown SPP SPPELAN SPPF",
     "ultralytics.nn.modules.conv": "Concat Conv DWConv GhostConv RepConv",
-    "ultralytics.nn.modules.head": "Detect v10Detect",
-    "ultralytics.nn.tasks": "DetectionModel",
+    "ultralytics.nn.modules.head": "Classify Detect OBB OBB26 Pose Pose26 Segment Segment26 v10Detect",
+    "ultralytics.nn.tasks": "ClassificationModel DetectionModel OBBModel PoseModel SegmentationModel",
     "ultralytics.utils": "IterableSimpleNamespace",
-    "ultralytics.utils.loss": "BboxLoss DFLoss E2ELoss v8DetectionLoss",
-    "ultralytics.utils.tal": "TaskAlignedAssigner",
+    "ultralytics.utils.loss": "BCEDiceLoss BboxLoss DFLoss E2ELoss KeypointLoss MultiChannelDiceLoss PoseLoss26 "
+    "RLELoss RotatedBboxLoss SegmentLoss26 v8ClassificationLoss v8DetectionLoss v8OBBLoss v8PoseLoss "
+    "v8SegmentationLoss",
+    "ultralytics.utils.tal": "PoseTaskAlignedAssigner RotatedTaskAlignedAssigner SegTaskAlignedAssigner "
+    "TaskAlignedAssigner",
 }
 # Names from older versions of Ultralytics, and the activations that ``activation:`` in an architecture may name.
 _OTHERS = {
     "torch.nn.modules.activation": "ELU GELU Hardswish LeakyReLU Mish ReLU6",
-    "ultralytics.nn.modules": "Bottleneck C2 C2f C3 C3Ghost Concat Conv DFL DWConv Detect GhostBottleneck GhostConv "
-    "SPP SPPF",
+    "torchvision.transforms.transforms": "CenterCrop Compose Normalize Resize ToTensor",  # of classification models
+    "ultralytics.nn.modules": "Bottleneck C2 C2f C3 C3Ghost Classify Concat Conv DFL DWConv Detect GhostBottleneck "
+    "GhostConv OBB Pose Proto SPP SPPF Segment",
     "ultralytics.nn.modules.block": "Silence",
     "ultralytics.nn.tasks": "YOLOv10DetectionModel",
     "ultralytics.utils.loss": "E2EDetectLoss v10DetectLoss",
@@ -83,6 +88,7 @@ IGNORED_CALLS = frozenset(
         "pathlib._local.PosixPath",
         "pathlib._local.WindowsPath",
         "torch.device",
+        "torchvision.transforms.functional.InterpolationMode",
     }
 )
 KNOWN = CLASSES | STORAGES.keys() | CALLS | IGNORED_CALLS

@@ -19,12 +19,12 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from serve_app.errors import ModelError
-from serve_app.models.checkpoint.architecture import check_architecture
+from serve_app.models.checkpoint.architecture import check_architecture, task_of
 from serve_app.models.checkpoint.archive import Archive
 from serve_app.models.checkpoint.failures import REFUSED, Unaccepted, damaged, untrusted
 from serve_app.models.checkpoint.unpickler import Inert, Tensor, Unpickler
 from serve_app.models.hashes import sha256_of
-from serve_app.types import Json
+from serve_app.types import Json, Task
 
 _MEMORY_BYTES = 2**30  # for Python and NumPy; the memory for the tensors depends on the size of the file
 _MAX_SECONDS = 60  # of CPU time
@@ -35,18 +35,19 @@ MAX_SETTING_NUMBERS = 16  # in a setting that is a tensor, such as the strides o
 _PLAIN = (bool, float, int, str)
 _SHOWN_NAMES = 5
 _SHOWN_CHARACTERS = 80
-_TASKS = {  # of the models that are not for detection
+_NETWORKS: dict[str, Task] = {  # the classes of networks that are supported
     "ClassificationModel": "classify",
-    "DepthModel": "depth",
+    "DetectionModel": "detect",
     "OBBModel": "obb",
     "PoseModel": "pose",
     "SegmentationModel": "segment",
-    "SemanticSegmentationModel": "semantic",
+    "YOLOv10DetectionModel": "detect",
 }
+_OTHER_TASKS = {"DepthModel": "depth", "SemanticSegmentationModel": "semantic"}
 
 
 def convert(path: Path, target: Path | None) -> None:
-    """Write the weights and the description of a detection checkpoint to ``target``, if it is not None.
+    """Write the weights and the description of a checkpoint to ``target``, if it is not None.
 
     Raise ModelError if the checkpoint is refused.
     """
@@ -58,7 +59,7 @@ def convert(path: Path, target: Path | None) -> None:
             model = _model(checkpoint)
             _check_kind(model, path.name)
             weights, modules = _contents(model, archive)
-            description = _describe(checkpoint, model, modules)
+            description = _describe(checkpoint, model, modules, archive)
         except (ModelError, MemoryError):
             raise
         except Exception as exc:
@@ -85,21 +86,20 @@ def _model(checkpoint: Any) -> Inert:
 
 
 def _check_kind(model: Inert, file: str) -> None:
-    """Raise ModelError when the model is not a YOLO detection model for colour images."""
+    """Raise ModelError when the model is not a YOLO model for colour images and for a supported task."""
     module, _, cls = model.name.rpartition(".")
     if module.startswith("models."):
         raise ModelError(
             f"{file} is a checkpoint of the YOLOv5 repository: export it as ONNX there, and set model.weights to that "
             "file"
         )
-    if module == "ultralytics.nn.tasks" and cls in _TASKS:
-        raise ModelError(
-            f"the task of {file} is {_TASKS[cls]!r}, but only detection is supported: use a detection model"
-        )
+    if module == "ultralytics.nn.tasks" and cls in _OTHER_TASKS:
+        tasks = ", ".join(sorted(set(_NETWORKS.values())))
+        raise ModelError(f"the task of {file} is {_OTHER_TASKS[cls]!r}, but the supported tasks are {tasks}")
     if cls == "RTDETRDetectionModel":
         raise ModelError(f"{file} is an RT-DETR, but only YOLO models are supported: use a YOLO model")
     if module != "ultralytics.nn.tasks":
-        raise ModelError(f"{file} does not contain a YOLO detection model: export it as ONNX with its own framework")
+        raise ModelError(f"{file} does not contain a YOLO model: export it as ONNX with its own framework")
     architecture = model.state.get("yaml")
     channels = architecture.get("channels", architecture.get("ch", 3)) if isinstance(architecture, dict) else 3
     if type(channels) is int and channels != 3:
@@ -155,7 +155,7 @@ def _is_setting(value: Any) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(item, _PLAIN) for item in value))
 
 
-def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
+def _describe(checkpoint: Any, model: Inert, modules: Json, archive: Archive) -> Json:
     """Return what is needed to build the network again, and what is known about its training."""
     saved = checkpoint if isinstance(checkpoint, dict) else {}
     trained = {key: saved[key] for key in ("date", "version") if isinstance(saved.get(key), str)}
@@ -170,13 +170,43 @@ def _describe(checkpoint: Any, model: Inert, modules: Json) -> Json:
     if not isinstance(names, dict) or not all(isinstance(value, _PLAIN) for item in names.items() for value in item):
         raise Unaccepted("has class names that are not plain texts, such as texts in NumPy's format")
     if len(json.dumps(names)) > _MAX_NAMES_BYTES:  # a small pickle can name many classes with the same long text
-        raise Unaccepted("has far longer class names than a detection model needs")
+        raise Unaccepted("has far longer class names than a YOLO model needs")
+    _check_transforms(model.state.get("transforms"), archive)
+    architecture = check_architecture(model.state["yaml"])
+    if task_of(architecture) != _NETWORKS.get(model.name.rpartition(".")[2]):
+        raise Unaccepted("has an architecture for another task than that of its network")
     return {
         "names": names,
-        "architecture": check_architecture(model.state["yaml"]),
+        "keypoint_names": _keypoint_names(model.state.get("kpt_names")),
+        "architecture": architecture,
         "modules": modules,
         "trained": trained,
     }
+
+
+def _check_transforms(transforms: Any, archive: Archive) -> None:
+    """Raise Unaccepted if a classification model prepares its images in another way than Ultralytics does by default.
+
+    Ultralytics saves the preparation with the network: to scale, to crop, and to subtract a mean of 0.
+    """
+    steps = transforms.state["transforms"] if isinstance(transforms, Inert) else []
+    for step in steps:
+        for key, default in (("mean", 0), ("std", 1)):
+            if (value := step.state.get(key)) is None:
+                continue
+            numbers = archive.array(value).tolist() if isinstance(value, Tensor) else list(value)
+            if any(number != default for number in numbers):
+                raise Unaccepted(f"normalises images with a {key} of {numbers!r:.80} instead of {default}")
+
+
+def _keypoint_names(names: Any) -> list[str] | None:
+    """Return the names of the first class's keypoints, or None if the checkpoint does not name them."""
+    first = next(iter(names.values()), None) if isinstance(names, dict) else None
+    if not isinstance(first, (list, tuple)) or not all(isinstance(name, str) for name in first):
+        return None
+    if len(json.dumps(first)) > _MAX_NAMES_BYTES:
+        raise Unaccepted("has far longer names of keypoints than a YOLO model needs")
+    return list(first)
 
 
 def _needs(path: Path, names: list[str]) -> ModelError:
@@ -185,7 +215,7 @@ def _needs(path: Path, names: list[str]) -> ModelError:
     ]
     if len(names) > _SHOWN_NAMES:
         shown.append(f"{len(names) - _SHOWN_NAMES} more")
-    problem = f"needs {', '.join(shown)}, which Ultralytics' detection checkpoints do not need"
+    problem = f"needs {', '.join(shown)}, which Ultralytics' checkpoints do not need"
     return untrusted(path.name, problem, sha256_of(path))
 
 

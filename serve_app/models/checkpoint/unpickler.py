@@ -52,7 +52,7 @@ class Tensor:
 
 
 class Unpickler:
-    """Read one pickle. ``needs`` then lists the names in the pickle that a detection checkpoint does not need.
+    """Read one pickle. ``needs`` then lists the names in the pickle that a YOLO checkpoint does not need.
 
     The instructions are those that ``torch.save`` writes, as in PyTorch's own ``weights_only`` unpickler. Python's
     ``pickletools`` decodes them. Any other instruction, and any damage, raises an exception.

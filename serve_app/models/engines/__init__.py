@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.models.engines.preparation import Preparation
 from serve_app.types import EngineInfo, InputShape, Pixels
+
+# All outputs of a model for one image. The modules in ``models.tasks`` describe their shapes.
+RawOutput: TypeAlias = tuple[NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Engine(Protocol):
         an engine also frees the rectangles that the checks at start have prepared: see ``load``.
         """
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         """Return one raw output per frame, in order.
 
         All frames have the same shape, which is one of ``info.shapes``. They are uint8 BGR and may be read-only. The
-        engine converts their colour order, scale and layout. See ``models.tasks`` for the shapes of the raw output.
+        engine converts their colour order, scale and layout.
 
         ``alone``: no other call is running or waiting, so this call may use all cores. An output stays valid until the
         same thread calls ``infer`` again.

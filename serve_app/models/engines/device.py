@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from serve_app.models.engines import RawOutput
+from serve_app.models.engines.metadata import Metadata
+from serve_app.models.heads import Head
 from serve_app.types import InputShape, Pixels
 
-Step = Callable[[torch.Tensor], torch.Tensor]  # (n, height, width, 3) uint8 BGR -> (n, rows, 6), on the device
+Step = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]  # (n, height, width, 3) uint8 BGR -> outputs, on the device
 
 
 class ExecutionContext:
     """The resources that run a batch on the device: pinned memory for its frames, a CUDA stream, and ``step``.
 
-    The function ``step`` runs the network and returns rows of results.
-    A batch is copied to the device in one transfer, and its small result is copied back in another. Only one thread may
-    use a context at a time.
+    The function ``step`` runs the network and returns its outputs, each with one item for each frame. A batch is copied
+    to the device in one transfer, and its results are copied back in others. Only one thread may use a context at a
+    time.
     """
 
     def __init__(
@@ -41,15 +42,16 @@ class ExecutionContext:
         self._device = device
         self._stream = stream
 
-    def infer(self, frames: Sequence[Pixels]) -> list[NDArray[np.float32]]:
-        """Return the rows of each frame, in order: see ``to_rows``. All frames have the same shape."""
+    def infer(self, frames: Sequence[Pixels]) -> list[RawOutput]:
+        """Return the outputs for each frame, in order: see ``to_outputs``. All frames have the same shape."""
         gathered = as_batch(self._memory, len(frames), frames[0].shape)
         batch = gathered.numpy()
         for number, frame in enumerate(frames):
             batch[number] = frame
         with torch.inference_mode(), torch.cuda.stream(self._stream):
-            rows = self._step(gathered.to(self._device, non_blocking=True))
-            return list(rows.cpu().numpy())
+            outputs = self._step(gathered.to(self._device, non_blocking=True))
+            arrays = [output.cpu().numpy() for output in outputs]
+        return list(zip(*arrays, strict=True))
 
 
 def as_batch(memory: torch.Tensor, count: int, shape: Sequence[int]) -> torch.Tensor:
@@ -63,17 +65,29 @@ def to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return frames.flip(-1).permute(0, 3, 1, 2).to(dtype).div_(255)
 
 
-def to_rows(raw: torch.Tensor) -> torch.Tensor:
-    """Return each anchor's box and best class, ``(n, anchors, 6)``: left, top, right, bottom, confidence, class id.
+def to_outputs(raw: Sequence[torch.Tensor], metadata: Metadata, head: Head) -> tuple[torch.Tensor, ...]:
+    """Return the outputs that are copied from the device, in fp32. ``raw``: the outputs of the network.
 
-    ``raw`` is ``(n, 4 + classes, anchors)``: see ``models.tasks.detect``. With 80 classes, the rows are 14 times
-    smaller than ``raw``, so less is copied from the device. Thresholds and NMS are applied by ``models.tasks.detect``,
-    because they differ between images.
+    The candidates of a head with anchors become rows, which are smaller: see ``to_rows``.
     """
-    confidence, class_id = raw[:, 4:].max(1)
+    first, *others = raw[: metadata.outputs]
+    if head == "anchors":
+        first = to_rows(first, len(metadata.labels), rotated=metadata.task == "obb")
+    return first.float(), *(other.float() for other in others)
+
+
+def to_rows(raw: torch.Tensor, classes: int, *, rotated: bool = False) -> torch.Tensor:
+    """Return each anchor's box and best class, ``(n, anchors, 6 + extras)``, as rows.
+
+    ``raw`` is ``(n, 4 + classes + extras, anchors)``. ``models.tasks.candidates`` describes both layouts. With 80
+    classes, the rows of a detection model are 14 times smaller than ``raw``, so less is copied from the device.
+    Thresholds and NMS are applied by ``models.tasks``, because they differ between images.
+    """
+    confidence, class_id = raw[:, 4 : 4 + classes].max(1)
     centre, size = raw[:, :4].float().chunk(2, 1)
+    boxes = [centre, size] if rotated else [centre - size / 2, centre + size / 2]
     tags = torch.stack([confidence.float(), class_id.float()], 1)
-    return torch.cat([centre - size / 2, centre + size / 2, tags], 1).transpose(1, 2)
+    return torch.cat([*boxes, tags, raw[:, 4 + classes :].float()], 1).transpose(1, 2)
 
 
 def gpu_name() -> str:

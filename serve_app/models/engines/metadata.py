@@ -1,4 +1,4 @@
-"""Read the metadata of an exported model: its classes, its task, and whether it has built-in NMS."""
+"""Read the metadata of a model: its task, its classes, its keypoints, and whether it has built-in NMS."""
 
 from __future__ import annotations
 
@@ -6,17 +6,87 @@ import ast
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import yaml
 
 from serve_app.errors import ModelError
-from serve_app.types import Json
+from serve_app.types import InputShape, Json, Task
 
 _MAX_LABEL_CHARACTERS = 1000  # every detection in an answer repeats its label
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # characters that control a terminal, or start a line
 _USUAL_STRIDE_PX = 32  # that of all published models
 _NOTHING = ("", "none", "null", "~")  # spellings of an empty value in Python, JSON and YAML
+_TASKS: tuple[Task, ...] = get_args(Task)
+_MAX_KEYPOINTS = 1000  # those of the largest published data set for poses are 133
+# The keypoints of a person in COCO. Models that do not name their 17 keypoints have these.
+COCO_KEYPOINTS = (
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a model's metadata say about its results."""
+
+    task: Task
+    labels: tuple[str, ...]  # the label of each class id
+    keypoints: tuple[str, ...] = ()  # the name of each keypoint, if the task is pose
+    numbers_per_keypoint: int = 3  # x, y and confidence, or only x and y
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs that are read: for ``segment``, also the prototypes."""
+        return 2 if self.task == "segment" else 1
+
+    @property
+    def takes_rectangles(self) -> bool:
+        """Whether an image may get an input of its own aspect ratio. Classification models get a square crop."""
+        return self.task != "classify"
+
+
+def read_metadata(metadata: Json) -> Metadata:
+    """Return what a model's metadata say about its results.
+
+    A file without a task is a detection model, because such files come from older exporters for detection. Raise
+    ModelError when the metadata cannot be read, or when the task or the architecture is not supported.
+    """
+    task = read_task(metadata.get("task"))
+    if _is_rtdetr(metadata):
+        raise ModelError("the model is an RT-DETR, whose output has another format: only YOLO models are supported")
+    labels = read_labels(metadata)
+    if task != "pose":
+        return Metadata(task, labels)
+    count, numbers = _keypoint_shape(metadata.get("kpt_shape"))
+    return Metadata(task, labels, _keypoint_names(metadata.get("kpt_names"), count), numbers)
+
+
+def read_task(task: Any) -> Task:
+    """Return the task in a model's metadata. Raise ModelError for a task that is not supported."""
+    name = str(task).lower()
+    if name in _NOTHING:
+        return "detect"
+    known = next((one for one in _TASKS if one == name), None)
+    if known is None:
+        raise ModelError(f"the model's task is {task!r}, but the supported tasks are {', '.join(_TASKS)}")
+    return known
 
 
 def read_labels(metadata: Json) -> tuple[str, ...]:
@@ -24,14 +94,8 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
 
     The value of ``names`` is either a list of labels or a mapping from class ids to labels. The ids may be text. In an
     ONNX file, the list or mapping is written as text: Python's repr, JSON or YAML. A label may occur twice. Characters
-    that control a terminal are replaced by question marks. Raise ModelError when the labels cannot be read, or when the
-    task is not detection.
+    that control a terminal are replaced by question marks. Raise ModelError when the labels cannot be read.
     """
-    task = metadata.get("task")
-    if str(task).lower() not in (*_NOTHING, "detect"):
-        raise ModelError(f"the model's task is {task!r}, but only detection is supported: use a detection model")
-    if _is_rtdetr(metadata):
-        raise ModelError("the model is an RT-DETR, whose output has another format: only YOLO models are supported")
     names = metadata.get("names")
     if isinstance(names, str):
         names = _from_text(names)
@@ -40,14 +104,14 @@ def read_labels(metadata: Json) -> tuple[str, ...]:
     if not isinstance(names, dict):
         raise ModelError("the model does not name its classes: export it with Ultralytics, which adds their names")
     if not names:
-        raise ModelError("the model's metadata has no class names: export a detection model with Ultralytics")
+        raise ModelError("the model's metadata has no class names: export the model with Ultralytics")
     if not all(isinstance(label, (str, int, float, type(None))) for label in names.values()):
         raise ModelError(
             "the model does not name its classes: its names contain lists or mappings instead of labels; export it "
             "again with the name of each class"
         )
     try:
-        by_id = {int(class_id): _CONTROL.sub("?", _join_surrogates(str(label))) for class_id, label in names.items()}
+        by_id = {int(class_id): _printable(label) for class_id, label in names.items()}
     except (TypeError, ValueError) as exc:
         raise ModelError(
             "the model does not name its classes: the keys of its names are not class ids; export it again with the "
@@ -80,6 +144,22 @@ def is_end_to_end(metadata: Json) -> bool:
     return str(metadata.get("end2end")).lower() == "true"
 
 
+def read_input_shape(metadata: Json, wanted: InputShape) -> InputShape:
+    """Return the size of the images with which a classification model was trained: ``imgsz`` in its metadata.
+
+    Return ``wanted`` for the other tasks, whose models take any size, and if the metadata do not say the size.
+    """
+    sides = metadata.get("imgsz")
+    if isinstance(sides, str):
+        sides = _from_text(sides)
+    sides = [sides] * 2 if isinstance(sides, int) else sides
+    if read_task(metadata.get("task")) != "classify" or not isinstance(sides, (list, tuple)) or len(sides) != 2:
+        return wanted
+    if not all(re.fullmatch("[1-9][0-9]{0,3}", str(side)) for side in sides):
+        return wanted
+    return InputShape(int(sides[0]), int(sides[1]))
+
+
 def read_stride(metadata: Json) -> int:
     """Return the largest stride of the network in pixels, 32 if the metadata do not say it."""
     text = str(metadata.get("stride"))
@@ -96,6 +176,35 @@ def _is_rtdetr(metadata: Json) -> bool:
     return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in re.sub("[-_ ]", "", name)
 
 
+def _keypoint_shape(shape: Any) -> tuple[int, int]:
+    """Return the number of keypoints, and the numbers for each of them, from ``kpt_shape`` in the metadata."""
+    if isinstance(shape, str):
+        shape = _from_text(shape)
+    texts = [str(number) for number in shape] if isinstance(shape, (list, tuple)) else []
+    if len(texts) != 2 or not re.fullmatch("[1-9][0-9]{0,3}", texts[0]) or texts[1] not in ("2", "3"):
+        raise ModelError(
+            "the model does not say how many keypoints it has: its metadata must have kpt_shape, such as [17, 3]; "
+            "export it again with Ultralytics"
+        )
+    if int(texts[0]) > _MAX_KEYPOINTS:
+        raise ModelError(f"the model has {texts[0]} keypoints, but at most {_MAX_KEYPOINTS} are supported")
+    return int(texts[0]), int(texts[1])
+
+
+def _keypoint_names(names: Any, count: int) -> tuple[str, ...]:
+    """Return the names of the first class's keypoints, from ``kpt_names`` in the metadata, or default names."""
+    if isinstance(names, str):
+        names = _from_text(names)
+    if isinstance(names, dict):
+        names = next(iter(names.values()), None)
+    numbers = list(map(str, range(count)))  # Ultralytics' names of keypoints that a data set does not name
+    if isinstance(names, (list, tuple)) and len(names) == count and list(names) != numbers:
+        return tuple(_printable(name)[:_MAX_LABEL_CHARACTERS] for name in names)
+    if count == len(COCO_KEYPOINTS):
+        return COCO_KEYPOINTS
+    return tuple(f"keypoint {number}" for number in range(1, count + 1))
+
+
 def _from_text(text: str) -> Any:
     """Parse JSON, Python's repr or YAML. Return None for any other text.
 
@@ -107,6 +216,11 @@ def _from_text(text: str) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, yaml.YAMLError):
             continue
     return None
+
+
+def _printable(label: Any) -> str:
+    """Return a label without characters that control a terminal."""
+    return _CONTROL.sub("?", _join_surrogates(str(label)))
 
 
 def _join_surrogates(label: str) -> str:

@@ -13,13 +13,28 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ultralytics.nn.modules import Conv
-from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model
+from ultralytics.nn.tasks import (
+    BaseModel,
+    ClassificationModel,
+    DetectionModel,
+    OBBModel,
+    PoseModel,
+    SegmentationModel,
+    parse_model,
+)
 
-from serve_app.models.checkpoint.architecture import check_architecture
+from serve_app.models.checkpoint.architecture import check_architecture, task_of
 from serve_app.models.checkpoint.failures import Unaccepted
 from serve_app.models.checkpoint.reader import MAX_SETTING_NUMBERS
-from serve_app.types import Json
+from serve_app.types import Json, Task
 
+NETWORKS: dict[Task, type[BaseModel]] = {  # Ultralytics' class of the network for each task
+    "detect": DetectionModel,
+    "segment": SegmentationModel,
+    "pose": PoseModel,
+    "obb": OBBModel,
+    "classify": ClassificationModel,
+}
 # To build a network and to run it once, PyTorch may compute at most this many numbers for each weight in the file, and
 # a fixed number more, because the outputs of the layers need not depend on the number of weights.
 _NUMBERS_PER_WEIGHT = 8
@@ -43,7 +58,7 @@ _OTHER_SETTINGS = {
 }
 
 
-def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: Json | None) -> DetectionModel:
+def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: Json | None) -> BaseModel:
     """Return the network with the weights.
 
     Raise Unaccepted when the weights do not fit the architecture, or when the network is too large.
@@ -55,7 +70,7 @@ def build_network(architecture: Any, weights: dict[str, torch.Tensor], modules: 
     try:
         _check_shapes(architecture, weights)
         with torch.no_grad():  # otherwise, the outputs of all layers would be kept in memory until the network has run
-            network = DetectionModel(architecture, ch=_CHANNELS, verbose=False)
+            network = NETWORKS[task_of(architecture)](architecture, ch=_CHANNELS, verbose=False)
     finally:
         # Ultralytics changes this default in the whole process, and does not change it back after an error.
         Conv.default_act = activation
@@ -110,7 +125,7 @@ def _fuse_like(network: BaseModel, weights: dict[str, torch.Tensor]) -> None:
         network.fuse(verbose=False)
 
 
-def _check_modules(network: DetectionModel, modules: Json) -> None:
+def _check_modules(network: BaseModel, modules: Json) -> None:
     """Raise Unaccepted unless the network has exactly the modules of the checkpoint, with the same settings.
 
     Otherwise, the network could give other results than the trained network. For example, code may have changed an

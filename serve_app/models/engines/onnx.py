@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from serve_app.errors import ModelError
-from serve_app.models.engines import ModelFile
+from serve_app.models.engines import ModelFile, RawOutput
 from serve_app.models.engines.inputs import allowed_rectangles, fixed_batch_error, input_shape
-from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels, read_stride
+from serve_app.models.engines.metadata import (
+    has_built_in_nms,
+    is_end_to_end,
+    read_input_shape,
+    read_metadata,
+    read_stride,
+)
 from serve_app.models.engines.precision import precision_of
 from serve_app.models.failures import out_of_memory, reason
 from serve_app.models.heads import integer_output_error, recognise, to_rows
@@ -37,13 +42,15 @@ class OnnxEngine:
 
     def __init__(self, file: ModelFile, *, threads: int, on_gpu: bool) -> None:
         model = _read(file.path)
-        metadata = {one.key: one.value for one in model.metadata_props}
-        labels = read_labels(metadata)
-        sides, shape = _accept_uint8(model, file.input_shape, rectangular=file.rectangular)
+        properties = {one.key: one.value for one in model.metadata_props}
+        metadata = read_metadata(properties)
+        is_rectangular = file.rectangular and metadata.takes_rectangles
+        wanted = read_input_shape(properties, file.input_shape)
+        sides, shape = _accept_uint8(model, wanted, rectangular=is_rectangular)
         batch = sides[0]
         operations = {node.op_type for node in model.graph.node}
         self.takes_batches = batch is None
-        self._has_objectness = False
+        self._outputs = [output.name for output in model.graph.output[: metadata.outputs]]
         try:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
@@ -67,8 +74,8 @@ class OnnxEngine:
         outputs = [list(output.shape) for output in blank]
         if batch not in (None, 1) and outputs[0][0] != 1:
             raise fixed_batch_error(batch)
-        head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
-        if blank[0].dtype.kind != "f":
+        head = recognise(outputs, metadata, shape, is_end_to_end=is_end_to_end(properties))
+        if any(output.dtype.kind != "f" for output in blank[: metadata.outputs]):
             raise integer_output_error()
         self._has_objectness = head == "objectness"
         self.info = EngineInfo(
@@ -76,19 +83,25 @@ class OnnxEngine:
             version=file.version,
             engine="onnx",
             precision=_precision(model),
-            labels=labels,
+            labels=metadata.labels,
             input_shape=shape,
             end_to_end=head == "rows",
-            has_built_in_nms=head == "rows" and has_built_in_nms(metadata, operations),
-            rectangles=allowed_rectangles(sides, shape, read_stride(metadata)) if file.rectangular else (),
+            has_built_in_nms=head == "rows" and has_built_in_nms(properties, operations),
+            rectangles=allowed_rectangles(sides, shape, read_stride(properties)) if is_rectangular else (),
+            task=metadata.task,
+            keypoints=metadata.keypoints,
         )
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         """Run the model on frames: see ``Engine``."""
         batches = [np.stack(frames)] if self.takes_batches else [frame[None] for frame in frames]
-        outputs = [self._session.run(None, {_FRAMES: batch})[0] for batch in batches]
-        raw = [one.astype(np.float32, copy=False) for output in outputs for one in output]
-        return [to_rows(one) for one in raw] if self._has_objectness else raw
+        outputs = [self._session.run(self._outputs, {_FRAMES: batch}) for batch in batches]
+        raw = [
+            tuple(array.astype(np.float32, copy=False) for array in one)
+            for batch in outputs
+            for one in zip(*batch, strict=True)
+        ]
+        return [(to_rows(one[0]),) for one in raw] if self._has_objectness else raw
 
 
 def _read(path: Path) -> onnx.ModelProto:

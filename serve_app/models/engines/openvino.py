@@ -11,13 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import openvino as ov
 import yaml
-from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from serve_app.errors import ModelError
-from serve_app.models.engines import ModelFile
+from serve_app.models.engines import ModelFile, RawOutput
 from serve_app.models.engines.inputs import allowed_rectangles, fixed_batch_error, input_shape
-from serve_app.models.engines.metadata import has_built_in_nms, is_end_to_end, read_labels, read_stride
+from serve_app.models.engines.metadata import (
+    has_built_in_nms,
+    is_end_to_end,
+    read_input_shape,
+    read_metadata,
+    read_stride,
+)
 from serve_app.models.engines.precision import precision_of
 from serve_app.models.engines.preparation import Preparation
 from serve_app.models.failures import out_of_memory, reason
@@ -51,14 +56,14 @@ class OpenVinoEngine:
         self._core = core = ov.Core()
         # Rectangles are compiled later, when the file may have been replaced. So the weights are read, and not mapped.
         core.set_property({"ENABLE_MMAP": False})
-        model, metadata = _read(core, file.path)
-        labels = read_labels(metadata)
-        sides, shape = _fix_shape(model, file.input_shape)
+        model, properties = _read(core, file.path)
+        metadata = read_metadata(properties)
+        sides, shape = _fix_shape(model, read_input_shape(properties, file.input_shape))
         batch = sides[0] or 1
         operations = {operation.get_type_name() for operation in model.get_ops()}
         is_int8 = precision_of(operations, _kernels(model)) == "int8"
         precision = _choose_precision(precision, is_quantised=is_int8, has_bf16=_has_bf16(core))
-        answers_floats = not model.outputs or model.output(0).element_type in _FLOATS
+        answers_floats = all(output.element_type in _FLOATS for output in model.outputs[: metadata.outputs])
         # By default, OpenVINO binds each thread to a core. Threads of two copies could then share a core while another
         # core is idle, because each copy chooses the cores of its threads without regard to other copies.
         self._options: Json = {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
@@ -68,9 +73,10 @@ class OpenVinoEngine:
         self._compiled: dict[_Variant, ov.CompiledModel] = {}
         self.preparation = Preparation()
         self._requests = _Requests()
+        self._outputs = metadata.outputs
         self._has_objectness = False
         try:
-            self._model = _accept_uint8(model)
+            self._model = _accept_uint8(model, min(metadata.outputs, len(model.outputs)))
             for_many = self._copy(_Variant(shape, for_one=False))
             self.concurrency = int(for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             outputs = self._output_shapes(shape)
@@ -78,23 +84,26 @@ class OpenVinoEngine:
             raise out_of_memory(exc) or _cannot_run(file.path, batch, precision, exc) from exc
         if batch > 1 and outputs[0][0] != 1:
             raise fixed_batch_error(batch)
-        head = recognise(outputs, labels, shape, is_end_to_end=is_end_to_end(metadata))
+        head = recognise(outputs, metadata, shape, is_end_to_end=is_end_to_end(properties))
         if not answers_floats:
             raise integer_output_error()
         self._has_objectness = head == "objectness"
+        is_rectangular = file.rectangular and metadata.takes_rectangles
         self.info = EngineInfo(
             name=file.name,
             version=file.version,
             engine="openvino",
             precision=precision,
-            labels=labels,
+            labels=metadata.labels,
             input_shape=shape,
             end_to_end=head == "rows",
-            has_built_in_nms=head == "rows" and has_built_in_nms(metadata, operations),
-            rectangles=allowed_rectangles(sides, shape, read_stride(metadata)) if file.rectangular else (),
+            has_built_in_nms=head == "rows" and has_built_in_nms(properties, operations),
+            rectangles=allowed_rectangles(sides, shape, read_stride(properties)) if is_rectangular else (),
+            task=metadata.task,
+            keypoints=metadata.keypoints,
         )
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         """Run the model on frames: see ``Engine``."""
         shape = InputShape(*frames[0].shape[:2])
         variant = _Variant(shape, for_one=alone and self.concurrency > 1)
@@ -110,8 +119,10 @@ class OpenVinoEngine:
             request.start_async()
         for request in requests:
             request.wait()
-        raw = [request.get_output_tensor(0).data[0] for request in requests]
-        return [to_rows(one) for one in raw] if self._has_objectness else raw
+        raw = [
+            tuple(request.get_output_tensor(number).data[0] for number in range(self._outputs)) for request in requests
+        ]
+        return [(to_rows(one[0]),) for one in raw] if self._has_objectness else raw
 
     def free_rectangles(self) -> None:
         """Free the memory of all rectangles. No other call may run meanwhile. They are compiled again when needed."""
@@ -131,8 +142,8 @@ class OpenVinoEngine:
 
     def _output_shapes(self, shape: InputShape) -> list[list[int]]:
         """Run the model once, and return the shapes of its outputs. In some files, these shapes are dynamic."""
-        self.infer([np.zeros(shape.array, np.uint8)])
-        ((request,),) = self._requests.of.values()
+        request = self._copy(_Variant(shape, for_one=False)).create_infer_request()
+        request.infer(np.zeros((1, *shape.array), np.uint8))
         return [list(tensor.shape) for tensor in request.output_tensors]
 
 
@@ -272,14 +283,18 @@ def _keep_any_batch(model: ov.Model, batch: int) -> None:
             operation.input(1).replace_source_output(ov.op.Constant(sides).output(0))
 
 
-def _accept_uint8(model: ov.Model) -> ov.Model:
-    """Add the conversion of colour order, scale and layout to the model, so that frames need no converted copy."""
+def _accept_uint8(model: ov.Model, outputs: int) -> ov.Model:
+    """Add the conversion of colour order, scale and layout to the model, so that frames need no converted copy.
+
+    The first ``outputs`` outputs are converted to fp32.
+    """
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().tensor().set_color_format(ColorFormat.BGR)
     steps.input().model().set_layout(ov.Layout("NCHW"))
     steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(ColorFormat.RGB).scale(255.0)
-    steps.output(0).tensor().set_element_type(ov.Type.f32)
+    for number in range(outputs):
+        steps.output(number).tensor().set_element_type(ov.Type.f32)
     return steps.build()
 
 

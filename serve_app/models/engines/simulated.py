@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.models.engines import RawOutput
 from serve_app.models.shapes import rectangles
 from serve_app.types import EngineInfo, InputShape, Pixels
 
@@ -34,8 +34,8 @@ class SimulatedEngine:
         )
         self._batch_s = {"null": 0.0, "sleep": _BATCH_S}[kind]
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         """Return empty outputs for the frames: see ``Engine``."""
         if self._batch_s:
             time.sleep(self._batch_s)
-        return [np.empty((0, 6), np.float32) for _ in frames]
+        return [(np.empty((0, 6), np.float32),) for _ in frames]

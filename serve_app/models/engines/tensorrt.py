@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from ultralytics.nn.backends.tensorrt import TensorRTBackend
 
 from serve_app.errors import ModelError
-from serve_app.models.engines import ModelFile
-from serve_app.models.engines.device import ExecutionContext, to_input, to_rows
-from serve_app.models.engines.metadata import is_end_to_end, read_labels, read_stride
+from serve_app.models.engines import ModelFile, RawOutput
+from serve_app.models.engines.device import ExecutionContext, to_input, to_outputs
+from serve_app.models.engines.metadata import is_end_to_end, read_input_shape, read_metadata, read_stride
 from serve_app.models.heads import recognise
 from serve_app.models.shapes import rectangles
 from serve_app.types import EngineInfo, Pixels, Precision
@@ -37,30 +35,33 @@ class TensorRtEngine:
                 f"TensorRT cannot read {file.path.name} ({type(exc).__name__}): delete it from model.cache_dir to "
                 "build it again"
             ) from exc
-        metadata = self._backend.metadata
-        labels = read_labels(metadata)
+        properties = self._backend.metadata
+        self._metadata = metadata = read_metadata(properties)
+        shape = read_input_shape(properties, file.input_shape)
         shapes = [[1, *self._backend.bindings[name].shape[1:]] for name in self._backend.output_names]
-        head = recognise(shapes, labels, file.input_shape, is_end_to_end=is_end_to_end(metadata))
-        is_rectangular = file.rectangular and self._backend.dynamic
+        self._head = recognise(shapes, metadata, shape, is_end_to_end=is_end_to_end(properties))
+        is_rectangular = file.rectangular and self._backend.dynamic and metadata.takes_rectangles
         self.info = EngineInfo(
             name=file.name,
             version=file.version,
             engine="tensorrt",
             precision=precision,
-            labels=labels,
-            input_shape=file.input_shape,
-            end_to_end=head == "rows",
-            rectangles=rectangles(file.input_shape, read_stride(metadata)) if is_rectangular else (),
+            labels=metadata.labels,
+            input_shape=shape,
+            end_to_end=self._head == "rows",
+            rectangles=rectangles(shape, read_stride(properties)) if is_rectangular else (),
+            task=metadata.task,
+            keypoints=metadata.keypoints,
         )
         self._dtype = torch.float16 if self._backend.fp16 else torch.float32
         self._context = ExecutionContext(
-            self._step, torch.device("cuda"), input_shape=file.input_shape, max_batch_size=max_batch_size
+            self._step, torch.device("cuda"), input_shape=shape, max_batch_size=max_batch_size
         )
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         """Run the model on frames: see ``Engine``."""
         return self._context.infer(frames)
 
-    def _step(self, frames: torch.Tensor) -> torch.Tensor:
-        (raw, *_) = self._backend.forward(to_input(frames, self._dtype).contiguous())
-        return raw.float() if self.info.end_to_end else to_rows(raw)
+    def _step(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raw = self._backend.forward(to_input(frames, self._dtype).contiguous())
+        return to_outputs(raw, self._metadata, self._head)

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from serve_app.errors import ModelError
-from serve_app.models.engines import ModelFile
-from serve_app.models.engines.device import ExecutionContext, Step, as_batch, to_input, to_rows
+from serve_app.models.engines import ModelFile, RawOutput
+from serve_app.models.engines.device import ExecutionContext, Step, as_batch, to_input, to_outputs
+from serve_app.models.engines.metadata import read_input_shape, read_metadata
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.heads import recognise
 from serve_app.models.shapes import rectangles
 from serve_app.types import EngineInfo, InputShape, Pixels, Precision
 
 logger = logging.getLogger(__name__)
+
+Outputs = tuple[torch.Tensor, ...]
 
 _GPU_CONTEXTS = 2  # while one batch runs on the GPU, another one is gathered or postprocessed
 
@@ -48,32 +49,39 @@ class TorchEngine:
             torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than one core
         device = torch.device("cuda" if on_gpu else "cpu")
         dtype = torch.float16 if precision == "fp16" else torch.float32
-        network, labels = load_network(file.path)
+        network, properties = load_network(file.path)
+        metadata = read_metadata(properties)
+        input_shape = read_input_shape(properties, file.input_shape)
         network = network.fuse(verbose=False).eval().requires_grad_(False)
         network = network.to(device, dtype, memory_format=torch.channels_last)
 
-        def raw_output(frames: torch.Tensor) -> torch.Tensor:
+        def raw_outputs(frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            # Besides its results, a network returns what its loss needs. A network with masks has two results.
             output = network(to_input(frames, dtype))
-            return output[0] if isinstance(output, (list, tuple)) else output
+            results = output[0] if isinstance(output, (list, tuple)) else output
+            return tuple(results) if isinstance(results, (list, tuple)) else (results,)
 
         with torch.inference_mode():
-            blank = torch.zeros((1, *file.input_shape.array), dtype=torch.uint8, device=device)
-            shape = list(raw_output(blank).shape)
-            # The end-to-end head is the only one of Ultralytics' heads whose output has six columns.
-            end_to_end = recognise([shape], labels, file.input_shape, is_end_to_end=True) == "rows"
+            blank = torch.zeros((1, *input_shape.array), dtype=torch.uint8, device=device)
+            shapes = [list(output.shape) for output in raw_outputs(blank)]
+            # The end-to-end heads are the only ones of Ultralytics' heads that return rows.
+            head = recognise(shapes, metadata, input_shape, is_end_to_end=True)
 
-        def step(frames: torch.Tensor) -> torch.Tensor:
-            return raw_output(frames).float() if end_to_end else to_rows(raw_output(frames))
+        def step(frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return to_outputs(raw_outputs(frames), metadata, head)
 
+        is_rectangular = file.rectangular and metadata.takes_rectangles
         self.info = EngineInfo(
             name=file.name,
             version=file.version,
             engine="torch",
             precision=precision,
-            labels=labels,
-            input_shape=file.input_shape,
-            end_to_end=end_to_end,
-            rectangles=rectangles(file.input_shape, int(network.stride.max())) if file.rectangular else (),
+            labels=metadata.labels,
+            input_shape=input_shape,
+            end_to_end=head == "rows",
+            rectangles=rectangles(input_shape, int(network.stride.max())) if is_rectangular else (),
+            task=metadata.task,
+            keypoints=metadata.keypoints,
         )
         # Without graphs there is only one context, because Ultralytics' head changes its own state while it runs.
         steps = _record_graphs(step, network, self.info.shapes, max_batch_size) if on_gpu else []
@@ -82,12 +90,10 @@ class TorchEngine:
         self._contexts = queue.SimpleQueue[ExecutionContext]()  # the contexts that no thread is using
         for run, stream in runs:
             self._contexts.put(
-                ExecutionContext(
-                    run, device, input_shape=file.input_shape, max_batch_size=max_batch_size, stream=stream
-                )
+                ExecutionContext(run, device, input_shape=input_shape, max_batch_size=max_batch_size, stream=stream)
             )
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         """Run the model on frames: see ``Engine``."""
         context = self._contexts.get()
         try:
@@ -122,8 +128,8 @@ class _Graphs:
         """Record the graphs. ``shapes``: the smallest first."""
         self.stream = torch.cuda.Stream()
         self._sizes = [n for n in range(1, max_batch_size) if n <= 8 or n % 8 == 0] + [max_batch_size]
-        # By height, width and batch size: the graph, its input and its output.
-        self._graphs: dict[tuple[int, int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        # By height, width and batch size: the graph, its input and its outputs.
+        self._graphs: dict[tuple[int, int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, Outputs]] = {}
         # Ultralytics' head replaces its anchors for each shape and batch size. We keep the old anchors, because the
         # recorded graphs read them.
         self._anchors = []
@@ -139,28 +145,32 @@ class _Graphs:
                 self.stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool, stream=self.stream):
-                    rows = step(frames)
-                self._graphs[*shape, size] = graph, frames, rows
+                    outputs = step(frames)
+                self._graphs[*shape, size] = graph, frames, outputs
                 self._anchors.append((getattr(head, "anchors", None), getattr(head, "strides", None)))
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+    def __call__(self, frames: torch.Tensor) -> Outputs:
         size = self._sizes[bisect.bisect_left(self._sizes, len(frames))]
-        graph, static_input, rows = self._graphs[frames.shape[1], frames.shape[2], size]
+        graph, static_input, outputs = self._graphs[frames.shape[1], frames.shape[2], size]
         static_input[: len(frames)].copy_(frames)
         graph.replay()
-        return rows[: len(frames)]
+        return tuple(output[: len(frames)] for output in outputs)
 
     def agree_with(self, step: Step) -> bool:
         """Run every CUDA graph and ``step`` on random input, and return whether the results agree.
 
-        Boxes may differ by 1 px and confidences by 0.01.
+        Boxes may differ by 1 px, and confidences and probabilities by 0.01. The prototypes of masks are not compared,
+        because their scale is arbitrary.
         """
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             for _, static_input, _ in self._graphs.values():
                 noise = torch.randint_like(static_input, 256)
-                rows, expected = self(noise), step(noise)
-                if not torch.allclose(rows[..., :4], expected[..., :4], atol=1):
-                    return False
-                if not torch.allclose(rows[..., 4], expected[..., 4], atol=0.01):
+                found, expected = self(noise)[0], step(noise)[0]
+                if found.dim() == 2:  # probabilities
+                    agree = torch.allclose(found, expected, atol=0.01)
+                else:
+                    agree = torch.allclose(found[..., :4], expected[..., :4], atol=1)
+                    agree = agree and torch.allclose(found[..., 4], expected[..., 4], atol=0.01)
+                if not agree:
                     return False
         return True

@@ -17,14 +17,15 @@ os.environ.update(YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="f
 import torch
 from safetensors import safe_open
 from ultralytics import YOLO
-from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
+from ultralytics.nn.tasks import RTDETRDetectionModel
 from ultralytics.utils import downloads
 
 from serve_app.errors import ModelError
+from serve_app.models.checkpoint.architecture import task_of
 from serve_app.models.checkpoint.failures import Unaccepted, untrusted
-from serve_app.models.engines.metadata import read_labels
-from serve_app.models.engines.network import build_network
-from serve_app.types import Json
+from serve_app.models.engines.metadata import read_input_shape, read_labels, read_task
+from serve_app.models.engines.network import NETWORKS, build_network
+from serve_app.types import InputShape, Json
 
 
 def _same_file(file: str | Path, *_: object, **__: object) -> str:
@@ -40,25 +41,40 @@ def _same_file(file: str | Path, *_: object, **__: object) -> str:
 downloads.attempt_download_asset = _same_file  # Ultralytics looks this function up again for each checkpoint
 
 
-def load_network(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """Load the network (a torch module) and its labels from a ``.pt`` or ``.safetensors`` file.
+def load_network(path: Path) -> tuple[Any, Json]:
+    """Load the network (a torch module) from a ``.pt`` or ``.safetensors`` file.
+
+    Also return the network's metadata, with the keys that they have in an exported file: see ``engines.metadata``.
 
     A ``.pt`` file is a pickle, and loading one can run any code, so it must be trusted. A ``.safetensors`` file
     contains numbers, and JSON metadata with the ``architecture`` in Ultralytics' format and the ``names`` of the
-    classes. Raise ModelError when the file contains no YOLO detection model.
+    classes. Raise ModelError when the file contains no YOLO model.
     """
     if path.suffix == ".safetensors":
-        network, labels, _ = _load_safetensors(path)
+        network, saved = _load_safetensors(path)
+        metadata = _metadata(network, network.names, saved.get("trained", {}).get("imgsz"))
     else:
         yolo = _open(path)
-        network, labels = yolo.model, read_labels({"names": yolo.names})
+        network = yolo.model
+        metadata = _metadata(network, yolo.names, yolo.overrides.get("imgsz"))
     if hasattr(network, "end2end"):
         network.end2end = False  # as in Ultralytics by default; a model with a single head ignores this attribute
-    return network.float(), labels
+    return network.float(), metadata
 
 
-def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...], Json]:
-    """Return the network, its labels, and the metadata of the file.
+def _metadata(network: Any, names: Any, image_size_px: Any) -> Json:
+    """Return the metadata of a network. ``image_size_px``: the size of the images with which it was trained."""
+    return {
+        "task": network.task,
+        "names": dict(enumerate(read_labels({"names": names}))),
+        "kpt_shape": getattr(network, "kpt_shape", None),
+        "kpt_names": getattr(network, "kpt_names", None),
+        "imgsz": image_size_px,
+    }
+
+
+def _load_safetensors(path: Path) -> tuple[Any, Json]:
+    """Return the network, with its task and its names, and the metadata of the file.
 
     The file is an embedded model, or comes from a checkpoint that is not trusted (see ``models.checkpoint``).
     """
@@ -76,7 +92,10 @@ def _load_safetensors(path: Path) -> tuple[Any, tuple[str, ...], Json]:
         raise ModelError(
             f"{path.name} is damaged or does not describe a YOLO11 model: copy or export it again"
         ) from exc
-    return network, read_labels({"names": names}), metadata
+    network.task, network.names = task_of(network.yaml), dict(enumerate(read_labels({"names": names})))
+    if metadata.get("keypoint_names"):
+        network.kpt_names = dict.fromkeys(network.names, metadata["keypoint_names"])
+    return network, metadata
 
 
 def export(
@@ -93,10 +112,13 @@ def export(
     ``format``: Ultralytics' name for the format of the export. ``input_shape``: the height and width of the exported
     model's input. With ``any_size``, the exported model also takes other sizes. ``quantize``: bits per number. With 8
     bits, the folder ``images`` next to ``path`` must have calibration images, which Ultralytics may modify.
-    ``max_batch_size``: if above 1, the exported model takes batches of up to this size, which needs ``any_size``. Raise
-    ModelError when the checkpoint is not a YOLO detection model.
+    ``max_batch_size``: if above 1, the exported model takes batches of up to this size, which needs ``any_size``. A
+    classification model is exported with the size for which it was trained. Raise ModelError when the checkpoint is not
+    a YOLO model.
     """
     yolo = _open(path)
+    trained = {"task": yolo.task, "imgsz": yolo.overrides.get("imgsz")}
+    input_shape = read_input_shape(trained, InputShape(*input_shape))
     options: Json = {"batch": max_batch_size, "dynamic": any_size}
     if quantize != 32:
         options["quantize"] = quantize
@@ -126,14 +148,9 @@ def _open(path: Path) -> YOLO:
             f"Ultralytics cannot read {path.name}, which is damaged or of another framework ({type(exc).__name__}): "
             "export it as ONNX with its own framework"
         ) from exc
-    if yolo.task != "detect":
-        raise ModelError(
-            f"the task of {path.name} is {yolo.task!r}, but only detection is supported: use a detection model"
-        )
-    if not isinstance(yolo.model, DetectionModel):  # Ultralytics accepts any network and guesses its task
-        raise ModelError(
-            f"{path.name} does not contain a YOLO detection model: export it as ONNX with its own framework"
-        )
+    network = NETWORKS[read_task(yolo.task)]
+    if not isinstance(yolo.model, network):  # Ultralytics accepts any network and guesses its task
+        raise ModelError(f"{path.name} does not contain a YOLO model: export it as ONNX with its own framework")
     channels = (getattr(yolo.model, "yaml", None) or {}).get("channels", 3)
     if channels != 3:
         raise ModelError(
@@ -150,8 +167,7 @@ def _save_checkpoint(path: Path) -> Path:
     Ultralytics' exporter needs a ``YOLO`` object, which can be created only from a file. The checkpoint is a pickle
     that we have just written, into a folder of our own.
     """
-    network, labels, metadata = _load_safetensors(path)
-    network.names, network.task = dict(enumerate(labels)), "detect"
+    network, metadata = _load_safetensors(path)
     network.yaml["yaml_file"] = "yolo.yaml"  # otherwise, Ultralytics describes the model by the name of the file
     trained = metadata.get("trained", {})
     checkpoint = path.with_suffix(".pt")

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
 from serve_app.inference.model_runner import EngineInput, ModelRunner
+from serve_app.models.engines import RawOutput
 from serve_app.models.engines.preparation import Preparation
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, Pixels, Traffic
 from tests.support.clock import Clock
@@ -33,10 +33,10 @@ class HeldEngine:
     def __init__(self) -> None:
         self.released, self.entered = threading.Event(), threading.Event()
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         self.entered.set()
         assert self.released.wait(30)
-        return [np.empty((0, 6), np.float32) for _ in frames]
+        return [(np.empty((0, 6), np.float32),) for _ in frames]
 
 
 def served(engine: HeldEngine, batches: list[int] | None = None) -> ModelRunner:
@@ -109,7 +109,7 @@ class RecordingEngine(HeldEngine):
         self.released.set()
         self.batches: set[tuple[tuple[int, ...], int, bool]] = set()
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         assert len({frame.shape for frame in frames}) == 1
         self.batches.add((frames[0].shape, len(frames), alone))
         return super().infer(frames, alone=alone)
@@ -146,7 +146,7 @@ class PreparingEngine(HeldEngine):
         self.preparation = preparation
         self.prepared, self.preparing = threading.Event(), threading.Event()
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         assert self.preparation is not None
         with self.preparation:
             self.preparing.set()

@@ -15,6 +15,7 @@ from serve_app.detections import label_of
 from serve_app.errors import ModelError
 from serve_app.inference import model_runner
 from serve_app.inference.model_runner import ModelRunner
+from serve_app.models.engines.metadata import Metadata
 from serve_app.models.failures import model_errors
 from serve_app.models.heads import recognise, to_rows
 from serve_app.models.load import load
@@ -64,12 +65,12 @@ def test_an_rtdetr_from_the_field_is_refused(engine: str) -> None:
     ],
 )
 def test_a_head_is_recognised_by_the_shape_of_its_output(output: tuple[int, ...], classes: int, head: str) -> None:
-    labels = [str(class_id) for class_id in range(classes)]
-    assert recognise([output], labels, InputShape(640, 640), is_end_to_end=False) == head
+    metadata = Metadata("detect", tuple(map(str, range(classes))))
+    assert recognise([output], metadata, InputShape(640, 640), is_end_to_end=False) == head
 
 
 def test_metadata_that_say_end_to_end_override_the_shape() -> None:
-    assert recognise([(1, 8400, 6)], ["a"], InputShape(640, 640), is_end_to_end=True) == "rows"
+    assert recognise([(1, 8400, 6)], Metadata("detect", ("a",)), InputShape(640, 640), is_end_to_end=True) == "rows"
 
 
 def test_the_confidence_of_a_head_with_objectness_is_objectness_times_best_score() -> None:

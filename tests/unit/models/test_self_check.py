@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
+from serve_app.models.engines import RawOutput
 from serve_app.models.load import load
 from serve_app.models.self_check import check_shapes, engines_agree
 from serve_app.models.shapes import rectangles
@@ -33,7 +33,7 @@ class GridEngine:
         self.seen: list[InputShape] = []
         self._wrong, self._how, self._shift_px = wrong, how, shift_px
 
-    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[NDArray[np.float32]]:
+    def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:
         (frame,) = frames
         shape = InputShape(*frame.shape[:2])
         self.seen.append(shape)
@@ -48,7 +48,7 @@ class GridEngine:
             raw[0, 1] = np.nan
         if frame.any() and not (is_wrong and self._how == "blind"):
             raw[:, 0] = [16 + (self._shift_px if is_wrong else 0), 16, 16, 16, 0.9]
-        return [raw]
+        return [(raw,)]
 
 
 def bright(folder: Path, width_px: int, height_px: int) -> Path:

@@ -158,18 +158,40 @@ _HEADS: dict[str, Problem] = {
     "corners where centre and size should be": refused(_onnx(rows(box=(40, 48, 8, 16))), "right edge left of"),
     "rows without class ids": refused(_onnx(rows(class_id=0.4)), "no class ids"),
     "not a number": refused(_onnx(anchors() * np.float32(np.nan)), "NaN or infinite"),
-    "segmentation": refused(_onnx(anchors(34), _of(1, 32, 16, 16), metadata={"task": "segment"}), "task is 'segment'"),
+    "a task that is not supported": refused(_onnx(anchors(), metadata={"task": "depth"}), "task is 'depth'"),
+    "segmentation without prototypes": refused(
+        _onnx(anchors(34), metadata={"task": "segment"}),
+        "a segmentation model has two, the candidates and the prototypes",
+    ),
+    "segmentation with prototypes of another size": refused(
+        _onnx(anchors(34), _of(1, 32, 8, 8), metadata={"task": "segment"}), "second output is 1x32x8x8, .* 1xNx16x16"
+    ),
+    "segmentation with too few prototypes": refused(
+        _onnx(anchors(34), _of(1, 16, 16, 16), metadata={"task": "segment"}), "returns 1x22xN or 1xNx22"
+    ),
     "segmentation that does not say so": refused(_onnx(anchors(34), _of(1, 32, 16, 16)), "has 2 outputs"),
     "segmentation as a raw head alone": refused(_onnx(anchors(34)), "segmentation"),
-    "pose": refused(_onnx(anchors(53), metadata={"task": "pose"}), "task is 'pose'"),
+    "pose": served(_onnx(anchors(53), metadata={"task": "pose", "kpt_shape": "[17, 3]"})),
+    "pose without the number of keypoints": refused(
+        _onnx(anchors(53), metadata={"task": "pose"}), "how many keypoints"
+    ),
+    "pose with another number of keypoints": refused(
+        _onnx(anchors(53), metadata={"task": "pose", "kpt_shape": "[5, 3]"}), "and 5 keypoints returns 1x21xN or 1xNx21"
+    ),
     "pose that does not say so": refused(_onnx(anchors(53)), "a pose model"),
     "segmentation, end to end": refused(_onnx(_of(1, 300, 38), names=_OF_COCO), "end-to-end segmentation model"),
     "pose, end to end": refused(_onnx(_of(1, 300, 57)), "end-to-end pose model"),
     "oriented boxes, end to end": refused(_onnx(_of(1, 300, 7), names=_OF_COCO), "end-to-end model with oriented"),
     "RT-DETR that names too few classes": refused(_onnx(_shares(columns=84)), "which fits no YOLO detection head"),
-    "oriented boxes": refused(_onnx(anchors(3), metadata={"task": "obb"}), "task is 'obb'"),
+    "oriented boxes": served(_onnx(anchors(3), metadata={"task": "obb"})),
+    "oriented boxes without an angle": refused(_onnx(anchors(), metadata={"task": "obb"}), "returns 1x7xN or 1xNx7"),
     "oriented boxes that do not say so": refused(_onnx(anchors(3)), "oriented boxes"),
-    "classification": refused(_onnx(_of(1, 2), metadata={"task": "classify"}), "task is 'classify'"),
+    "classification with probabilities of 0": refused(
+        _onnx(_of(1, 2), metadata={"task": "classify"}), "the sum 0, but their sum must be 1"
+    ),
+    "classification of more classes than are named": refused(
+        _onnx(_of(1, 3), metadata={"task": "classify"}), "is 1x3, but a YOLO classification model with 2 classes"
+    ),
     "classification that does not say so": refused(_onnx(_of(1, 2)), "classification"),
     "SSD": refused(_onnx(_of(1, 1, 100, 7)), "SSD"),
     "SSD of TensorFlow: four outputs, integers": refused(

@@ -25,7 +25,7 @@ from serve_app.config import ModelArgs
 from serve_app.images.letterbox import letterbox
 from serve_app.images.map_back import to_picture
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.types import DetectOptions, Precision
 
 _RECTANGLE = (384, 640)  # height, width
@@ -143,7 +143,7 @@ def _finds_red_in_a_rectangle(_: str) -> str | None:
             slot = np.empty(loaded.info.input_shape.array, np.uint8)
             fitted = letterbox(picture, slot)
             (raw,) = loaded.infer([slot])
-            found = to_picture(to_detections(raw, DetectOptions(0.5, 0.7, 300), end_to_end=False), fitted)
+            found = to_picture(to_detections(raw, loaded.info, DetectOptions(0.5, 0.7, 300)), fitted)
             centre = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
             if len(found) != 1 or np.abs(centre[0] - (x, y)).max() > 0.02 * max(height_px, width_px):
                 return (

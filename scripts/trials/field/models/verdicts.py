@@ -17,7 +17,7 @@ from serve_app.detections import label_of
 from serve_app.errors import ModelError
 from serve_app.models.engines import Engine
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.types import DetectOptions
 
 EngineName = Literal["openvino", "onnx", "torch", "tensorrt"]
@@ -90,7 +90,7 @@ def _wrong_answer(engine: Engine, label: str) -> str | None:
     """Return what is wrong, or None if exactly the expected object is detected in every image."""
     frames = [np.full(engine.info.input_shape.array, value, np.uint8) for value in (0, 200)]
     for raw in engine.infer(frames):
-        found = to_detections(raw, _OPTIONS, end_to_end=engine.info.end_to_end)
+        found = to_detections(raw, engine.info, _OPTIONS)
         labels = [label_of(class_id, engine.info.labels) for class_id in found.class_id.tolist()]
         if labels != [label]:
             return f"it detects {labels}, and should detect {[label]}"

@@ -13,20 +13,25 @@ import torch
 import ultralytics
 import yaml
 from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import BaseModel
 
-from serve_app.models.checkpoint.architecture import LAYERS, check_architecture
+from serve_app.models.checkpoint.architecture import HEADS, LAYERS, check_architecture, task_of
 from serve_app.models.checkpoint.pickle_classes import CLASSES, KNOWN, SHIPPED_CLASSES
+from serve_app.models.engines.network import NETWORKS
 
 SHIPPED = Path(ultralytics.__file__).parent / "cfg" / "models"
 NOT_LISTED = ("AutoBackend", "TorchVision", "YOLO", "Ensemble")
 
 
 def shipped() -> Iterator[dict[str, Any]]:
-    """Yield all detection architectures that Ultralytics ships, in all their sizes."""
+    """Yield the architectures that Ultralytics ships for the supported tasks, in all their sizes.
+
+    Leave out those with a layer that loads a network of torchvision.
+    """
     for path in sorted(SHIPPED.glob("*/*.yaml")):
         architecture = yaml.safe_load(path.read_text())
-        if architecture["head"][-1][2] in ("Detect", "v10Detect"):
+        layers = {name for _, _, name, _ in architecture["backbone"] + architecture["head"]}
+        if architecture["head"][-1][2] in HEADS and "TorchVision" not in layers:
             for scale in architecture.get("scales", [""]):
                 yield architecture | {"scale": scale}
 
@@ -41,7 +46,7 @@ def narrow(architecture: dict[str, Any]) -> dict[str, Any]:
     return architecture
 
 
-def names_in_checkpoint(network: DetectionModel) -> set[str]:
+def names_in_checkpoint(network: BaseModel) -> set[str]:
     """Return the names in the checkpoint of a network, with the settings and the loss of a training."""
     network.args, network.criterion = get_cfg(), None
     network.criterion = network.init_criterion()
@@ -55,7 +60,7 @@ def test_the_list_has_exactly_the_classes_in_the_checkpoints_of_the_shipped_arch
     found: set[str] = set()
     for architecture in shipped():
         if architecture["scale"] == next(iter(architecture.get("scales", [""]))):  # other sizes have the same classes
-            found |= names_in_checkpoint(DetectionModel(narrow(architecture), verbose=False))
+            found |= names_in_checkpoint(NETWORKS[task_of(architecture)](narrow(architecture), verbose=False))
     assert found & CLASSES == SHIPPED_CLASSES
     assert found <= KNOWN
 

@@ -19,6 +19,7 @@ from serve_app.config import ModelArgs
 from serve_app.errors import ModelError
 from serve_app.models import export
 from serve_app.models.checkpoint.convert import without_pickle
+from serve_app.models.engines.metadata import read_metadata
 from serve_app.models.engines.ultralytics import load_network
 from serve_app.models.load import load
 from tests.conftest import needs_shared, trusted
@@ -46,8 +47,8 @@ def assert_equal_to_ultralytics(path: Path, folder: Path) -> None:
     """Check that a checkpoint without a hash gives exactly the labels and the output that Ultralytics' loader gives."""
     safe = without_pickle(path, None, folder)
     assert safe.suffix == ".safetensors"
-    (ours, labels), (theirs, their_labels) = load_network(safe), load_network(path)
-    assert labels == their_labels
+    (ours, metadata), (theirs, their_metadata) = load_network(safe), load_network(path)
+    assert read_metadata(metadata) == read_metadata(their_metadata)
     expected = raw_output(theirs)
     assert expected.isfinite().all()
     torch.testing.assert_close(raw_output(ours), expected, rtol=0, atol=0)
@@ -113,7 +114,7 @@ def test_class_names_may_be_a_list_or_a_tuple(names: Any, tmp_path: Path) -> Non
     network = tiny_network()
     network.names = names
     torch.save({"model": network}, tmp_path / "named.pt")
-    assert load_network(without_pickle(tmp_path / "named.pt", None, tmp_path))[1] == ("a", "b")
+    assert load_network(without_pickle(tmp_path / "named.pt", None, tmp_path))[1]["names"] == {0: "a", 1: "b"}
 
 
 def test_weights_in_bf16_load(tmp_path: Path) -> None:
@@ -142,8 +143,8 @@ def test_a_file_in_the_format_from_before_archives_loads_with_its_hash(tmp_path:
 
 def test_a_whole_network_without_a_dictionary_around_it_loads(tmp_path: Path) -> None:
     torch.save(tiny_network(), tmp_path / "network.pt")
-    network, labels = load_network(without_pickle(tmp_path / "network.pt", None, tmp_path))
-    assert labels == ("class 0", "class 1")
+    network, metadata = load_network(without_pickle(tmp_path / "network.pt", None, tmp_path))
+    assert read_metadata(metadata).labels == ("class 0", "class 1")
     torch.testing.assert_close(raw_output(network), raw_output(tiny_network().float()), rtol=0, atol=0)
 
 

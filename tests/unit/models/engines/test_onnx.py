@@ -6,7 +6,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 from serve_app.config import ModelArgs
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.types import DetectOptions
 from tests.support import squares
 from tests.support.squares import Square
@@ -18,7 +18,7 @@ def test_onnx_runtime_finds_the_squares(tmp_path: Path) -> None:
     path = squares.save_onnx(tmp_path / "squares.onnx")
     engine = load(ModelArgs(weights=path, engine="onnx", threads=1), has_gpu=False)
     frames = [squares.picture([Square("red", 0, 0), Square("green", 20, 7, 250)]), squares.picture([])]
-    found = [to_detections(raw, OPTIONS, end_to_end=False) for raw in engine.infer(frames)]
+    found = [to_detections(raw, engine.info, OPTIONS) for raw in engine.infer(frames)]
     assert [engine.info.labels[class_id] for class_id in found[0].class_id] == ["red", "green"]
     assert [len(one) for one in found] == [2, 0]
     assert (engine.info.engine, engine.info.precision) == ("onnx", "fp32")

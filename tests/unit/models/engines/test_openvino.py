@@ -16,7 +16,7 @@ from serve_app.errors import ModelError
 from serve_app.models.engines import Engine
 from serve_app.models.engines.openvino import OpenVinoEngine
 from serve_app.models.load import load
-from serve_app.models.tasks.detect import to_detections
+from serve_app.models.tasks import to_detections
 from serve_app.models.weights import EMBEDDED
 from serve_app.types import DetectOptions, InputShape
 from tests.support import squares
@@ -34,7 +34,7 @@ def engine(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) 
 def test_every_square_is_found_in_its_place(engine: Engine) -> None:
     drawn = [Square("red", 0, 0), Square("green", 20, 7, 250), Square("blue", 36, 36, 240)]
     (raw,) = engine.infer([squares.picture(drawn)])
-    found = to_detections(raw, OPTIONS, end_to_end=engine.info.end_to_end)
+    found = to_detections(raw, engine.info, OPTIONS)
     assert [engine.info.labels[class_id] for class_id in found.class_id] == ["red", "green", "blue"]
     np.testing.assert_allclose(found.xyxy, [square.box for square in drawn], atol=1e-3)
     np.testing.assert_allclose(found.confidence, [square.confidence for square in drawn], atol=1e-3)
@@ -43,7 +43,7 @@ def test_every_square_is_found_in_its_place(engine: Engine) -> None:
 def test_a_batch_returns_each_frames_own_result(engine: Engine) -> None:
     pictures = [squares.picture([Square("red", column, column)]) for column in range(0, 24, 3)]
     for column, raw in zip(range(0, 24, 3), engine.infer(pictures), strict=True):
-        found = to_detections(raw, OPTIONS, end_to_end=False)
+        found = to_detections(raw, engine.info, OPTIONS)
         assert found.xyxy[:, 0].tolist() == [column * squares.STRIDE_PX]
 
 
@@ -54,7 +54,7 @@ def test_a_batch_of_read_only_frames_is_read(engine: Engine) -> None:
         for frame in frames:
             frame.flags.writeable = False
         for column, raw in enumerate(engine.infer(frames)):
-            found = to_detections(raw, OPTIONS, end_to_end=False)
+            found = to_detections(raw, engine.info, OPTIONS)
             assert found.xyxy[:, 0].tolist() == [column * squares.STRIDE_PX]
 
 
@@ -87,13 +87,15 @@ def test_a_damaged_export_is_refused_in_one_sentence(
         load(ModelArgs(weights=folder), has_gpu=False)
 
 
-def test_a_model_for_another_task_is_refused_in_one_sentence(squares_model: Path, tmp_path: Path) -> None:
+def test_a_model_whose_outputs_do_not_fit_its_task_is_refused_in_one_sentence(
+    squares_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "seg_openvino_model"
     folder.mkdir()
     for path in squares_model.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "metadata.yaml").write_text("task: segment\nnames: {0: red, 1: green, 2: blue}\n")
-    with pytest.raises(ModelError, match="'segment', but only detection"):
+    with pytest.raises(ModelError, match="one output, .* but a segmentation model has two"):
         load(ModelArgs(weights=folder), has_gpu=False)
 
 

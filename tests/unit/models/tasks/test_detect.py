@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,13 @@ from ultralytics.utils.nms import non_max_suppression
 
 from serve_app.errors import ServeAppError
 from serve_app.models.engines.device import to_rows
-from serve_app.models.tasks.detect import MAX_CANDIDATES, to_detections
-from serve_app.types import DetectOptions
+from serve_app.models.tasks import to_detections
+from serve_app.models.tasks.candidates import MAX_CANDIDATES
+from serve_app.types import DetectOptions, EngineInfo, InputShape
+
+LABELS = tuple("abcdefg")
+RAW = EngineInfo("raw", "v1", "none", LABELS, InputShape.square(640), end_to_end=False)
+END_TO_END = replace(RAW, end_to_end=True)
 
 
 def crowded(seed: int, classes: int = 7, anchors: int = 900) -> np.ndarray:
@@ -36,7 +43,7 @@ def crowded(seed: int, classes: int = 7, anchors: int = 900) -> np.ndarray:
 )
 def test_detections_of_the_raw_head_equal_those_of_ultralytics(seed: int, options: DetectOptions) -> None:
     raw = crowded(seed)
-    ours = to_detections(raw, options, end_to_end=False)
+    ours = to_detections((raw,), RAW, options)
     theirs = non_max_suppression(
         torch.from_numpy(raw)[None],
         options.confidence,
@@ -55,41 +62,41 @@ def test_detections_of_the_raw_head_equal_those_of_ultralytics(seed: int, option
 def test_rows_made_on_the_device_give_the_same_detections(confidence: float, class_ids: tuple[int, ...] | None) -> None:
     options = DetectOptions(confidence, 0.7, 300, class_ids)
     raw = torch.stack([torch.from_numpy(crowded(seed, anchors=5000)) for seed in range(3)])
-    for one, rows in zip(raw.numpy(), to_rows(raw).numpy(), strict=True):
-        expected = to_detections(one, options, end_to_end=False)
-        found = to_detections(rows, options, end_to_end=False)
+    for one, rows in zip(raw.numpy(), to_rows(raw, 7).numpy(), strict=True):
+        expected = to_detections((one,), RAW, options)
+        found = to_detections((rows,), RAW, options)
         assert rows.shape == (5000, 6)
         assert len(found) == len(expected) > 50
         np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-3)
         assert found.class_id.tolist() == expected.class_id.tolist()
-    assert to_rows(raw.half()).dtype == torch.float32
+    assert to_rows(raw.half(), 7).dtype == torch.float32
 
 
 def test_rows_of_the_end_to_end_head_are_not_suppressed() -> None:
     raw = np.array(
         [[10, 10, 50, 50, 0.9, 2], [11, 11, 51, 51, 0.8, 2], [5, 5, 9, 9, 0.6, 0], [0, 0, 1, 1, 0.1, 1]], np.float32
     )
-    found = to_detections(raw, DetectOptions(0.5, 0.1, 300), end_to_end=True)
+    found = to_detections((raw,), END_TO_END, DetectOptions(0.5, 0.1, 300))
     assert found.class_id.tolist() == [2, 2, 0]  # overlapping boxes are kept
-    assert to_detections(raw, DetectOptions(0.5, 0.1, 1), end_to_end=True).confidence.tolist() == [np.float32(0.9)]
-    assert to_detections(raw, DetectOptions(0.05, 0.1, 9, (0, 1)), end_to_end=True).class_id.tolist() == [0, 1]
+    assert to_detections((raw,), END_TO_END, DetectOptions(0.5, 0.1, 1)).confidence.tolist() == [np.float32(0.9)]
+    assert to_detections((raw,), END_TO_END, DetectOptions(0.05, 0.1, 9, (0, 1))).class_id.tolist() == [0, 1]
 
 
 def test_only_the_best_candidates_of_a_noisy_picture_are_processed() -> None:
     raw = crowded(0, anchors=3 * MAX_CANDIDATES)
     raw[:2] = np.random.default_rng(0).uniform(0, 1e6, raw[:2].shape)  # nothing overlaps
-    found = to_detections(raw, DetectOptions(0.0, 1.0, 10**6), end_to_end=False)
+    found = to_detections((raw,), RAW, DetectOptions(0.0, 1.0, 10**6))
     assert len(found) == MAX_CANDIDATES
     assert found.confidence.min() >= np.sort(raw[4:].max(axis=0))[-MAX_CANDIDATES]
 
 
 def test_without_candidates_there_are_no_detections() -> None:
-    assert len(to_detections(np.zeros((7, 100), np.float32), DetectOptions(0.5, 0.7, 300), end_to_end=False)) == 0
+    assert len(to_detections((np.zeros((11, 100), np.float32),), RAW, DetectOptions(0.5, 0.7, 300))) == 0
 
 
 def test_a_confidence_slightly_above_1_becomes_1() -> None:
     raw = np.array([[10, 20, 30, 40, 1.004, 0], [50, 60, 90, 90, 0.5, 0]], np.float32)
-    found = to_detections(raw, DetectOptions(0.3, 0.7, 300), end_to_end=True)
+    found = to_detections((raw,), END_TO_END, DetectOptions(0.3, 0.7, 300))
     assert found.confidence.tolist() == [1.0, 0.5]
 
 
@@ -97,4 +104,4 @@ def test_a_confidence_slightly_above_1_becomes_1() -> None:
 def test_a_confidence_far_above_1_is_an_error(confidence: float) -> None:
     raw = np.array([[10, 20, 30, 40, confidence, 0]], np.float32)
     with pytest.raises(ServeAppError, match="1 is the maximum"):
-        to_detections(raw, DetectOptions(0.3, 0.7, 300), end_to_end=True)
+        to_detections((raw,), END_TO_END, DetectOptions(0.3, 0.7, 300))

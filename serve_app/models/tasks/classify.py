@@ -1,0 +1,35 @@
+"""The task ``classify``: the most probable classes of the whole image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from serve_app.detections import Detections, Ranking
+from serve_app.models.engines import RawOutput
+from serve_app.types import DetectOptions, EngineInfo
+
+MAX_CLASSES = 5  # the number of classes in a result, unless a request sets ``max_detections``
+
+
+def extras(raw: RawOutput, info: EngineInfo) -> int:
+    """Return how many further numbers the task adds to each candidate: there are no candidates."""
+    return 0
+
+
+def to_detections(raw: RawOutput, info: EngineInfo, options: DetectOptions) -> Detections:
+    """Return the classes whose probability is at least the threshold of their class, the most probable first.
+
+    ``raw`` has one array of shape ``(classes,)``: the probability of each class. There are no objects.
+    """
+    (probabilities,) = raw
+    threshold = np.full(len(probabilities), options.confidence, np.float32)
+    for class_id, own in options.class_confidence:
+        threshold[class_id] = own
+    wanted = probabilities >= threshold
+    if options.class_ids is not None:
+        wanted &= np.isin(np.arange(len(probabilities)), options.class_ids)
+    ranked = np.argsort(-probabilities, kind="stable")
+    best = ranked[wanted[ranked]][: options.max_detections].astype(np.int32)
+    return replace(Detections.empty(), classes=Ranking(best, probabilities[best]))

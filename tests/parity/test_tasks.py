@@ -1,0 +1,96 @@
+"""Tests that models for the further tasks give the results of Ultralytics' own predictor, with each head and engine.
+
+The models have random weights. The photographs are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from ultralytics import YOLO
+
+from serve_app.config import ModelArgs
+from serve_app.models.engines import Engine
+from serve_app.models.engines.ultralytics import export
+from serve_app.models.load import load
+from tests.conftest import needs_shared
+from tests.parity.pictures import photographs
+from tests.parity.pipeline import results
+from tests.parity.tasks import differences, predict
+from tests.parity.untrained import save_untrained_task
+from tests.support.paths import SHARED
+
+SIZE_PX = 320
+POSE = SHARED / "weights" / "yolov8n-pose_int8_openvino_model"
+KINDS = [
+    *(f"{name}-{task}{head}" for task in ("seg", "pose", "obb") for name, head in (
+        ("yolov8n", ""), ("yolo11n", ""), ("yolo26n", ""), ("yolo26n", " end-to-end")
+    )),
+    *(f"{name}-cls" for name in ("yolov8n", "yolo11n", "yolo26n")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_untrained_task(request.param, tmp_path_factory.mktemp("models"), SIZE_PX)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the checkpoint as an ONNX file that takes any size. OpenVINO and ONNX Runtime read the same file."""
+    copy = tmp_path_factory.mktemp("exported") / checkpoint.name
+    copy.write_bytes(checkpoint.read_bytes())
+    return export(copy, format="onnx", input_shape=(SIZE_PX, SIZE_PX), any_size=True)
+
+
+Expected = Callable[[int, tuple[int, int]], Any]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> Expected:
+    """Return a function that returns Ultralytics' result for one of ``photographs()`` and an input of this shape."""
+    yolo = YOLO(checkpoint)
+    return cache(lambda index, shape: predict(yolo, photographs()[index], shape))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
+def test_the_results_are_those_of_ultralytics(
+    checkpoint: Path, exported: Path, expected: Expected, engine: str, tmp_path: Path
+) -> None:
+    weights = checkpoint if engine == "torch" else exported
+    args = ModelArgs.model_validate({"weights": weights, "engine": engine, "image_size_px": SIZE_PX})
+    loaded = load(args, has_gpu=False)
+    assert loaded.info.end_to_end == checkpoint.stem.endswith("end-to-end")
+    check(loaded, expected)
+
+
+def check(loaded: Engine, expected: Expected) -> None:
+    shapes = set()
+    for index, pixels in enumerate(photographs()):
+        data = cv2.imencode(".png", pixels)[1].tobytes()
+        found, fitted = results(loaded, data)
+        shapes.add(fitted.input_shape)
+        theirs = expected(index, tuple(fitted.input_shape))
+        assert theirs.probs is not None or len(theirs) >= 20
+        assert differences(found, fitted, theirs) == []
+    assert len(shapes) == 2 - (loaded.info.task == "classify")
+
+
+@needs_shared
+@pytest.mark.parametrize("path", sorted(SHARED.glob("images/*.jpg")), ids=lambda path: path.name)
+def test_the_keypoints_in_photographs_of_people_are_those_of_ultralytics(path: Path) -> None:
+    pose, yolo = _pose()
+    found, fitted = results(pose, path.read_bytes())
+    pixels = np.asarray(cv2.imread(str(path)))
+    assert differences(found, fitted, predict(yolo, pixels, tuple(fitted.input_shape))) == []
+
+
+@cache
+def _pose() -> tuple[Engine, YOLO]:
+    return load(ModelArgs(weights=POSE), has_gpu=False), YOLO(POSE, task="pose")
