@@ -65,7 +65,7 @@ def fetch_model(
         Path | None, typer.Option("--to", metavar="FOLDER", help="Save the model here.  [default: in model.cache_dir]")
     ] = None,
 ) -> None:
-    """Fetch a detection model that Ultralytics publishes, and print its path."""
+    """Fetch a model that Ultralytics publishes, and print its path."""
     from serve_app.cli.fetch import fetch
 
     print(fetch(name, to))

@@ -105,7 +105,7 @@ def recognise(
 def _recognise_ranking(shape: Sequence[int], classes: int) -> Head:
     if list(shape) != [1, classes]:
         raise ModelError(
-            f"the model's output is {_format_shape(shape)}, but a YOLO classification model with {classes} classes "
+            f"the model's output is {_format_shape(shape)}, but a classification model with {classes} classes "
             f"returns 1x{classes}: {_export_hint('classify')}"
         )
     return "ranking"
@@ -127,7 +127,7 @@ def _check_prototypes(shape: Sequence[int], input_shape: InputShape) -> None:
     height, width = input_shape.height_px // PROTOTYPE_PX, input_shape.width_px // PROTOTYPE_PX
     if len(shape) != 4 or list(shape[2:]) != [height, width]:
         raise ModelError(
-            f"the model's second output is {_format_shape(shape)}, but the prototypes of a YOLO segmentation model are "
+            f"the model's second output is {_format_shape(shape)}, but the prototypes of a segmentation model are "
             f"1xNx{height}x{width} for an input of {input_shape}: {_export_hint('segment')}"
         )
 

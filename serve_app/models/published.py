@@ -1,4 +1,7 @@
-"""The detection models that Ultralytics publishes. Each is fetched once, and its hash is pinned at its first use."""
+"""The models that Ultralytics publishes for the supported tasks.
+
+Each is fetched once, and its hash is pinned at its first use.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,19 @@ from serve_app.network.download import Download, DownloadFailed
 
 logger = logging.getLogger(__name__)
 
+_TASKS = ("", "-seg", "-pose", "-obb", "-cls")
 _FAMILIES = (
-    "yolov8{}.pt",
+    *(f"yolov8{{}}{task}.pt" for task in _TASKS),
     "yolov8{}-oiv7.pt",
-    "yolo11{}.pt",
+    *(f"yolo11{{}}{task}.pt" for task in _TASKS),
     "yolo12{}.pt",
-    "yolo26{}.pt",
+    *(f"yolo26{{}}{task}.pt" for task in _TASKS),
     "yolo26{}-distill.pt",
     "yolo26{}-objv1-150.pt",
+    "yolo26{}-objv1-seg.pt",
 )
 NAMES = frozenset(family.format(size) for family in _FAMILIES for size in "nsmlx")
-_VARIANT = re.compile(r"(yolo(?:v8|11|12|26)[nsmlx])-[\w-]+\.(?:pt|onnx)")  # such as yolo26n-seg.pt
+_VARIANT = re.compile(r"(yolo(?:v8|11|12|26)[nsmlx])-[\w-]+\.(?:pt|onnx)")  # such as yolo26n-depth.pt
 _VERSION = re.compile(r"\d+")  # the first number in a name, which distinguishes the families
 _MIN_SIMILARITY = 0.8  # of a misspelt name, as difflib measures it
 _CHECKPOINT_START = b"PK\x03\x04"  # torch.save() writes ZIP archives
@@ -93,19 +98,19 @@ def check_name(name: str) -> None:
     """Raise ModelError unless ``name`` is in ``NAMES``. The error names the most similar model, if there is one."""
     if name in NAMES:
         return
-    if other := other_task(name):
+    if other := unsupported(name):
         raise ModelError(other)
-    raise ModelError(f"model.weights: Ultralytics publishes no detection model {name}{suggestion(name)}")
+    raise ModelError(f"model.weights: Ultralytics publishes no model {name}{suggestion(name)}")
 
 
-def other_task(name: str) -> str:
-    """Return a sentence that refuses a published model for another task than detection, or "" for any other name."""
+def unsupported(name: str) -> str:
+    """Return a sentence that refuses a published model that is not supported, or "" for any other name."""
     found = _VARIANT.fullmatch(name)
     if found is None or name in NAMES:
         return ""
     return (
-        f"model.weights: {name} is not a detection model for colour images, and only such models are supported: use a "
-        f"model such as {found[1]}.pt"
+        f"model.weights: {name} is published, but its task or its kind of images is not supported: use a model such as "
+        f"{found[1]}.pt"
     )
 
 

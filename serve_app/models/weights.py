@@ -18,7 +18,7 @@ from serve_app.models.export import has_export
 from serve_app.models.failures import model_errors
 from serve_app.models.formats import check_start, unsupported_hint
 from serve_app.models.hashes import digest, sha256_of
-from serve_app.models.published import NAMES, Progress, fetch, other_task, suggestion
+from serve_app.models.published import NAMES, Progress, fetch, suggestion, unsupported
 
 EMBEDDED = Path(__file__).with_name("embedded")  # the model "codes", trained by scripts/codes; it contains no pickle
 _EMBEDDED_FILES = {"openvino": "codes.onnx", "onnx": "codes.onnx", "torch": "codes.safetensors"}  # by engine
@@ -114,7 +114,7 @@ def _missing(weights: Path, path: Path) -> str:
     sentence = f"model.weights: there is no {path}; check the path"
     if weights.name in NAMES:  # in another folder
         return f"{sentence}, or set it to {weights.name} alone to fetch the published model"
-    return other_task(str(weights)) or f"{sentence}{suggestion(weights.name)}"
+    return unsupported(str(weights)) or f"{sentence}{suggestion(weights.name)}"
 
 
 def _check_hash(path: Path, expected: str | None) -> None:

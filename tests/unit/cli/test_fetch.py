@@ -50,7 +50,7 @@ def test_the_command_exits_with_one_sentence(tmp_path: Path) -> None:
     done = sightline("models", "fetch", "yolov26n.pt", "--to", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "model.weights: Ultralytics publishes no detection model yolov26n.pt; if you mean the published model "
+        "model.weights: Ultralytics publishes no model yolov26n.pt; if you mean the published model "
         "yolo26n.pt, set that name\n"
     )
 

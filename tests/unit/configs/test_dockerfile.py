@@ -51,7 +51,7 @@ def test_the_environment_matches_serve_env() -> None:
 
 @pytest.mark.parametrize(
     ("name", "status", "says"),
-    [("", 0, ""), ("best.pt", 1, "publishes no detection model best.pt"), ("yolo26n-seg.pt", 1, "only such models")],
+    [("", 0, ""), ("best.pt", 1, "publishes no model best.pt"), ("yolo26n-sem.pt", 1, "is not supported")],
 )
 def test_a_published_model_is_built_in_only_if_it_is_named(name: str, status: int, says: str) -> None:
     (command,) = [line for line in instructions("RUN") if "$WEIGHTS" in line]

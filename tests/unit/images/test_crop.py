@@ -10,7 +10,7 @@ from serve_app.images.fitting import place
 from serve_app.images.prepare import prepare_new
 from serve_app.types import InputShape
 
-NOISE = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)
 
 
 @pytest.mark.parametrize(

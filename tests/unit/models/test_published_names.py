@@ -12,14 +12,14 @@ from serve_app.errors import ModelError
 from serve_app.models.published import NAMES, ULTRALYTICS, fetch, suggestion
 
 
-def test_the_names_are_those_of_ultralytics_detection_models() -> None:
+def test_the_names_are_those_of_ultralytics_models_for_the_supported_tasks() -> None:
     """If Ultralytics publishes further models, they must be added to one of the two lists."""
-    other_tasks = ("-cls.pt", "-seg.pt", "-pose.pt", "-obb.pt", "-sem.pt", "-depth.pt", "-sem-ade20k.pt", "-reid.onnx")
+    other_tasks = ("-sem.pt", "-depth.pt", "-sem-ade20k.pt", "-reid.onnx")
     unsupported = ("-world.pt", "-worldv2.pt", "-pose-p6.pt", "-grayscale.pt")
     families = ("yolov8", "yolo11", "yolo12", "yolo26")
     found = {name for name in GITHUB_ASSETS_NAMES if name.startswith(families)}
     assert {name for name in found if not name.endswith((*other_tasks, *unsupported))} == NAMES
-    assert len(NAMES) == 35
+    assert len(NAMES) == 100
 
 
 def test_the_release_is_the_one_that_ultralytics_uses() -> None:
@@ -32,14 +32,14 @@ def test_the_release_is_the_one_that_ultralytics_uses() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("yolo26n-seg.pt", "yolo26n-seg.pt is not a detection model for colour images, and only such models are"),
+        ("yolo26n-sem.pt", "yolo26n-sem.pt is published, but its task or its kind of images is not supported"),
         ("yolov8x-pose-p6.pt", "use a model such as yolov8x.pt"),
         ("yolo26n-reid.onnx", "use a model such as yolo26n.pt"),
-        ("yolov26n.pt", "publishes no detection model yolov26n.pt; if you mean the published model yolo26n.pt, set"),
+        ("yolov26n.pt", "publishes no model yolov26n.pt; if you mean the published model yolo26n.pt, set"),
         ("YOLO11S.pt", "if you mean the published model yolo11s.pt, set that name"),
         ("yolo12m", "if you mean the published model yolo12m.pt, set that name"),
-        ("best.pt", "publishes no detection model best.pt"),
-        ("../yolo26n.pt", "publishes no detection model"),
+        ("best.pt", "publishes no model best.pt"),
+        ("../yolo26n.pt", "publishes no model"),
     ],
 )
 def test_any_other_name_is_refused_without_a_request(name: str, says: str, tmp_path: Path) -> None:

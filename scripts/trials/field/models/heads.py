@@ -190,7 +190,7 @@ _HEADS: dict[str, Problem] = {
         _onnx(_of(1, 2), metadata={"task": "classify"}), "the sum 0, but their sum must be 1"
     ),
     "classification of more classes than are named": refused(
-        _onnx(_of(1, 3), metadata={"task": "classify"}), "is 1x3, but a YOLO classification model with 2 classes"
+        _onnx(_of(1, 3), metadata={"task": "classify"}), "is 1x3, but a classification model with 2 classes"
     ),
     "classification that does not say so": refused(_onnx(_of(1, 2)), "classification"),
     "SSD": refused(_onnx(_of(1, 1, 100, 7)), "SSD"),

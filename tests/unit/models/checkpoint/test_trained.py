@@ -182,8 +182,7 @@ def test_ultralytics_never_opens_a_checkpoint_without_a_hash(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("architecture", "says"),
     [
-        ("yolo11n-pose.yaml", r"^the task of other\.pt is 'pose', but only detection is supported"),
-        ("yolo11n-cls.yaml", r"^the task of other\.pt is 'classify', but only detection is supported"),
+        ("yolo26n-depth.yaml", r"^the task of other\.pt is 'depth', but the supported tasks are classify, detect, obb"),
         ("yolov8s-world.yaml", r"other\.pt needs ultralytics\.nn\.tasks\.WorldModel, .*weights_sha256"),
     ],
 )

@@ -31,7 +31,7 @@ def raw_output(seed: int, *, anchors: int = 900, turns: float = 1.0) -> np.ndarr
     [
         DetectOptions(0.3, 0.7, 300),
         DetectOptions(0.05, 0.45, 300),
-        DetectOptions(0.3, 0.0, 300),
+        DetectOptions(0.3, 0.01, 300),
         DetectOptions(0.3, 1.0, 300),
         DetectOptions(0.3, 0.7, 5),
         DetectOptions(0.3, 0.7, 300, class_ids=(1, 4)),
