@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.data.augment import classify_transforms
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import Detect, DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import strip_optimizer
@@ -39,8 +41,9 @@ def raw_output(network: Any) -> torch.Tensor:
     """Return the output of a network for a random image, which is the same in every call."""
     image = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        output: torch.Tensor = network.fuse(verbose=False).eval()(image)[0]
-    return output
+        output = network.fuse(verbose=False).eval()(image)[0]
+    arrays = output if isinstance(output, tuple) else (output,)  # a network with masks has two outputs
+    return torch.cat([array.flatten() for array in arrays])
 
 
 def assert_equal_to_ultralytics(path: Path, folder: Path) -> None:
@@ -201,3 +204,41 @@ def test_a_checkpoint_of_the_yolov5_repository_is_refused_with_its_own_advice(tm
     )
     with pytest.raises(ModelError, match=r"v5\.pt is a checkpoint of the YOLOv5 repository: export it as ONNX there"):
         load(ModelArgs(weights=path), has_gpu=False)
+
+
+ARCHITECTURES = [
+    "yolov8n-seg",
+    "yolo26n-seg",
+    "yolov8n-pose",
+    "yolo26n-pose",
+    "yolo11n-obb",
+    "yolo26n-obb",
+    "yolo11n-cls",
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_checkpoint_for_another_task_gives_the_output_that_ultralytics_gives(
+    architecture: str, tmp_path: Path
+) -> None:
+    yolo = YOLO(f"{architecture}.yaml")
+    network = yolo.model
+    network.task, network.args = yolo.task, get_cfg()
+    network.criterion = network.init_criterion()
+    if yolo.task == "pose":
+        network.kpt_names = {0: [f"point {number}" for number in range(17)]}
+    if yolo.task == "classify":
+        network.transforms = classify_transforms(SIDE_PX)
+    torch.save({"model": network, "train_args": {"imgsz": SIDE_PX}}, tmp_path / "task.pt")
+    assert_equal_to_ultralytics(tmp_path / "task.pt", tmp_path)
+
+
+def test_a_classification_model_that_normalises_its_images_is_refused(tmp_path: Path) -> None:
+    """Ultralytics would subtract the mean, but our engines do not."""
+    network = YOLO("yolo11n-cls.yaml").model
+    network.transforms = classify_transforms(SIDE_PX, mean=(0.5, 0.5, 0.5))
+    torch.save({"model": network}, tmp_path / "mean.pt")
+    with pytest.raises(
+        ModelError, match=r"mean\.pt normalises images with a mean of \[0\.5, 0\.5, 0\.5\] instead of 0"
+    ):
+        without_pickle(tmp_path / "mean.pt", None, tmp_path)

@@ -105,3 +105,28 @@ def test_a_confidence_far_above_1_is_an_error(confidence: float) -> None:
     raw = np.array([[10, 20, 30, 40, confidence, 0]], np.float32)
     with pytest.raises(ServeAppError, match="1 is the maximum"):
         to_detections((raw,), END_TO_END, DetectOptions(0.3, 0.7, 300))
+
+
+def test_a_class_may_have_its_own_threshold() -> None:
+    raw = crowded(0)
+    options = DetectOptions(0.5, 0.7, 3000, class_confidence=((1, 0.2), (4, 0.8)))
+    found = to_detections((raw,), RAW, options)
+    low, usual, high = (
+        to_detections((raw,), RAW, DetectOptions(threshold, 0.7, 3000)) for threshold in (0.2, 0.5, 0.8)
+    )
+    expected = [*low.confidence[low.class_id == 1], *high.confidence[high.class_id == 4]]
+    expected += [*usual.confidence[~np.isin(usual.class_id, (1, 4))]]
+    assert sorted(found.confidence.tolist()) == sorted(expected)
+    assert found.confidence[found.class_id == 1].min() < 0.5
+    rows = to_detections((to_rows(torch.from_numpy(raw)[None], 7)[0].numpy(),), RAW, options)
+    assert rows.confidence.tolist() == found.confidence.tolist()
+
+
+def test_boxes_of_different_classes_suppress_each_other_only_if_asked() -> None:
+    raw = crowded(0)
+    by_class, agnostic = (
+        to_detections((raw,), RAW, DetectOptions(0.3, 0.45, 300, agnostic_nms=agnostic)) for agnostic in (False, True)
+    )
+    theirs = non_max_suppression(torch.from_numpy(raw)[None], 0.3, 0.45, agnostic=True)[0].numpy()
+    np.testing.assert_allclose(agnostic.xyxy, theirs[:, :4], atol=1e-3)
+    assert len(agnostic) < len(by_class)
