@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import skimage
+import sklearn
 import ultralytics
-from skimage import data
-from sklearn import datasets
 
 ASSETS = Path(ultralytics.__file__).parent / "assets"
 
@@ -20,9 +20,11 @@ def shipped() -> list[Path]:
 
 def photographs() -> list[np.ndarray]:
     """Return two photographs with many details, one of them in portrait format."""
-    china, coffee = datasets.load_sample_image("china.jpg"), data.coffee()
-    upright = cv2.rotate(coffee, cv2.ROTATE_90_CLOCKWISE)
-    return [np.ascontiguousarray(rgb[..., ::-1]) for rgb in (china, upright)]
+    china = cv2.imread(str(Path(sklearn.__file__).parent / "datasets/images/china.jpg"))
+    coffee = cv2.imread(str(Path(skimage.__file__).parent / "data/coffee.png"))
+    assert china is not None
+    assert coffee is not None
+    return [china, cv2.rotate(coffee, cv2.ROTATE_90_CLOCKWISE)]
 
 
 def save_extremes(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from ultralytics import YOLO
 from ultralytics.utils.metrics import batch_probiou
 
 from serve_app.detections import Detections, Mask
-from serve_app.types import Letterbox
+from serve_app.types import InputShape, Letterbox
 from tests.parity.reference import CONFIDENCE_TOLERANCE, IOU_TOLERANCE, THRESHOLD, iou_of
 
 CLEAR = THRESHOLD + CONFIDENCE_TOLERANCE
@@ -23,8 +23,8 @@ PROBABILITY = 0.01  # the most by which a probability may differ
 _TOP = 5
 
 
-def predict(model: YOLO, pixels: np.ndarray, shape: tuple[int, int]) -> Any:
-    """Return Ultralytics' result (``Results``) for a model input of this height and width."""
+def predict(model: YOLO, pixels: np.ndarray, shape: InputShape) -> Any:
+    """Return Ultralytics' result (``Results``) for a model input of this shape."""
     (result,) = model.predict(
         pixels,
         iou=0.7,
@@ -33,7 +33,7 @@ def predict(model: YOLO, pixels: np.ndarray, shape: tuple[int, int]) -> Any:
         verbose=False,
         device="cpu",
         rect=False,
-        imgsz=shape,
+        imgsz=tuple(shape),
     )
     return result
 

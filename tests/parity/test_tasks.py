@@ -20,6 +20,7 @@ from serve_app.config import ModelArgs
 from serve_app.models.engines import Engine
 from serve_app.models.engines.ultralytics import export
 from serve_app.models.load import load
+from serve_app.types import InputShape
 from tests.conftest import needs_shared
 from tests.parity.pictures import photographs
 from tests.parity.pipeline import results
@@ -61,7 +62,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
     return lambda engine: export_as("openvino" if engine == "openvino" and is_end_to_end else "onnx")
 
 
-Expected = Callable[[int, tuple[int, int]], Any]
+Expected = Callable[[int, InputShape], Any]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def check(loaded: Engine, expected: Expected) -> None:
         data = cv2.imencode(".png", pixels)[1].tobytes()
         found, fitted = results(loaded, data)
         shapes.add(fitted.input_shape)
-        theirs = expected(index, tuple(fitted.input_shape))
+        theirs = expected(index, fitted.input_shape)
         assert theirs.probs is not None or len(theirs) >= 20
         assert differences(found, fitted, theirs) == []
     assert len(shapes) == 2 - (loaded.info.task == "classify")
@@ -100,7 +101,7 @@ def test_the_keypoints_in_photographs_of_people_are_those_of_ultralytics(path: P
     pose, yolo = _pose()
     found, fitted = results(pose, path.read_bytes())
     pixels = np.asarray(cv2.imread(str(path)))
-    assert differences(found, fitted, predict(yolo, pixels, tuple(fitted.input_shape))) == []
+    assert differences(found, fitted, predict(yolo, pixels, fitted.input_shape)) == []
 
 
 @cache

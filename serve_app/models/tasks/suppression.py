@@ -16,7 +16,7 @@ from serve_app.types import DetectOptions, EngineInfo
 
 _CLASS_OFFSET_PX = 7680.0  # shifts boxes by class, so that NMS never compares two classes (as in Ultralytics)
 _EPSILON = 1e-7  # as in Ultralytics' ``batch_probiou``
-_BLOCK = 256  # so many rotated boxes are compared with all others at once, so that the arrays stay small
+_BLOCK = 256  # the number of rotated boxes that are compared with all others at once; it limits the memory
 
 
 def suppress(found: Candidates, info: EngineInfo, options: DetectOptions) -> Candidates:
@@ -36,9 +36,9 @@ def suppress(found: Candidates, info: EngineInfo, options: DetectOptions) -> Can
 def suppress_rotated(found: Candidates, info: EngineInfo, options: DetectOptions) -> Candidates:
     """Return rotated candidates without duplicates, at most ``options.max_detections``: see ``suppress``.
 
-    ``found.extras`` has the angle in its first column. A candidate is a duplicate if the IoU with any more confident
-    candidate, even one that is itself a duplicate, exceeds ``options.iou``. This is Ultralytics' ``fast_nms`` with
-    ``batch_probiou``.
+    ``found.extras`` has the angle in its first column. A candidate is a duplicate if its IoU with another candidate of
+    higher confidence exceeds ``options.iou``, even if that candidate is itself a duplicate. This is Ultralytics'
+    ``fast_nms`` with ``batch_probiou``.
     """
     if not info.end_to_end:
         centre = found.boxes[:, :2] + _class_offset(found, options)

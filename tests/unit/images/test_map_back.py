@@ -24,6 +24,7 @@ def test_keypoints_are_mapped_and_clipped_as_ultralytics_does(width_px: int, hei
     fitted = fit(width_px, height_px, shape)
     keypoints = np.random.default_rng(1).uniform(-50, 690, (20, 17, 3)).astype(np.float32)
     ours = to_picture(found(fitted, keypoints=keypoints), fitted).keypoints
+    assert ours is not None
     expected = scale_coords(tuple(shape), torch.from_numpy(keypoints.copy()), (height_px, width_px))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-3)
 

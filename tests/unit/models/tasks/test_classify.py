@@ -16,7 +16,7 @@ def ranked(options: DetectOptions) -> list[int]:
     assert len(found) == 0
     assert found.classes is not None
     np.testing.assert_array_equal(found.classes.confidence, PROBABILITIES[found.classes.class_id])
-    return found.classes.class_id.tolist()
+    return list(map(int, found.classes.class_id))
 
 
 def test_the_most_probable_classes_are_returned_the_most_probable_first() -> None:
