@@ -38,7 +38,7 @@ class TensorRtEngine:
         properties = self._backend.metadata
         self._metadata = metadata = read_metadata(properties)
         shape = read_input_shape(properties, file.input_shape)
-        shapes = [[1, *self._backend.bindings[name].shape[1:]] for name in self._backend.output_names]
+        shapes = [[1, *self._backend.bindings[name].shape[1:]] for name in sorted(self._backend.output_names)]
         self._head = recognise(shapes, metadata, shape, is_end_to_end=is_end_to_end(properties))
         is_rectangular = file.rectangular and self._backend.dynamic and metadata.takes_rectangles
         self.info = EngineInfo(

@@ -123,12 +123,25 @@ def export(
     if quantize != 32:
         options["quantize"] = quantize
     if quantize == 8:
-        data = path.with_name("calibration.yaml")
-        content = {"path": str(path.parent), "train": "images", "val": "images", "names": yolo.names}
-        # Ultralytics reads the file as YAML, which does not accept JSON's escapes of characters outside the BMP.
-        data.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        options["data"] = str(data)
+        options["data"] = str(_calibration_data(path, yolo))
     return Path(yolo.export(format=format, imgsz=list(input_shape), verbose=False, **options))
+
+
+def _calibration_data(path: Path, yolo: YOLO) -> Path:
+    """Describe the folder ``images`` next to ``path`` as a data set of Ultralytics, and return the data set's path."""
+    pictures = path.with_name("images")
+    if yolo.task == "classify":  # a data set for classification is a folder with a folder for each class
+        folder = path.with_name("classes")
+        for split in ("train", "val"):
+            shutil.copytree(pictures, folder / split / "all", copy_function=os.link)
+        return folder
+    data = path.with_name("calibration.yaml")
+    content = {"path": str(path.parent), "train": pictures.name, "val": pictures.name, "names": yolo.names}
+    if yolo.task == "pose":
+        content["kpt_shape"] = list(yolo.model.kpt_shape)
+    # Ultralytics reads the file as YAML, which does not accept JSON's escapes of characters outside the BMP.
+    data.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return data
 
 
 def _open(path: Path) -> YOLO:

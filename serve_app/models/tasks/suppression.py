@@ -16,7 +16,7 @@ from serve_app.types import DetectOptions, EngineInfo
 
 _CLASS_OFFSET_PX = 7680.0  # shifts boxes by class, so that NMS never compares two classes (as in Ultralytics)
 _EPSILON = 1e-7  # as in Ultralytics' ``batch_probiou``
-_BLOCK = 256  # the number of rotated boxes that are compared with all others at once; it limits the memory
+_BLOCK = 64  # the number of rotated boxes that are compared with all others at once; it limits the memory
 
 
 def suppress(found: Candidates, info: EngineInfo, options: DetectOptions) -> Candidates:
@@ -62,11 +62,13 @@ def _has_duplicate_before(xywhr: NDArray[np.float32], iou: float) -> NDArray[np.
     farthest = -np.log1p(_EPSILON - min((1 - iou) ** 2, 1.0)) / 3 + _EPSILON
     for start in range(0, len(xywhr), _BLOCK):
         block = slice(start, start + _BLOCK)
-        shift = xywhr[: start + _BLOCK, None, :2] - xywhr[None, block, :2]
-        is_near = (shift**2).sum(axis=2) <= farthest * (longest[: start + _BLOCK, None] + longest[None, block])
-        earlier, later = np.nonzero(np.triu(is_near, 1 - start))
-        exceeds = probiou(xywhr[earlier], xywhr[block][later]) > iou
-        is_duplicate[block][later[exceeds]] = True
+        later = start + 1 + np.flatnonzero(~is_duplicate[start + 1 :])  # a known duplicate is not compared again
+        shift = xywhr[block, None, :2] - xywhr[None, later, :2]
+        is_near = (shift**2).sum(axis=2) <= farthest * (longest[block, None] + longest[None, later])
+        is_near &= np.arange(start, start + len(shift))[:, None] < later
+        one, other = np.nonzero(is_near)
+        exceeds = probiou(xywhr[block][one], xywhr[later[other]]) > iou
+        is_duplicate[later[other[exceeds]]] = True
     return is_duplicate
 
 

@@ -14,7 +14,7 @@ from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
 from serve_app.inference.model_runner import EngineInput, ModelRunner
 from serve_app.models.engines import RawOutput
 from serve_app.models.engines.preparation import Preparation
-from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, Pixels, Traffic
+from serve_app.types import DetectOptions, DetectParams, DetectReply, EngineInfo, InputShape, Pixels, Traffic
 from tests.support.clock import Clock
 
 pytestmark = pytest.mark.anyio
@@ -199,4 +199,17 @@ async def test_a_frame_whose_shape_the_model_does_not_take_is_refused() -> None:
     model = served(RecordingEngine())
     with pytest.raises(ValueError, match="held takes no input of the shape 64x32; its shapes are: 32x64, 48x64, 64x64"):
         model.cost(InputShape(64, 32))
+    await model.close()
+
+
+async def test_a_model_that_classifies_images_returns_five_classes_by_default() -> None:
+    """The thresholds in the settings are for objects. A request can still set its own."""
+    engine = HeldEngine()
+    engine.info = replace(HeldEngine.info, task="classify")
+    model = served(engine)
+    assert (model.info.defaults.confidence, model.info.defaults.max_detections) == (0.0, 5)
+    assert (model.info.task, model.info.fitting) == ("classify", "crop")
+    model.apply_settings(DetectArgs(confidence=0.9), BatcherArgs())
+    assert DetectParams().to_options(model.info).confidence == 0.0
+    assert DetectParams(confidence=0.4, max_detections=9).to_options(model.info).max_detections == 9
     await model.close()
