@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,16 +87,15 @@ def _agree(a: Found, b: Found) -> bool:
     return (
         a.label == b.label
         and abs(a.confidence - b.confidence) <= CONFIDENCE_TOLERANCE
-        and iou_of(a.xyxy, b.xyxy) >= IOU_TOLERANCE
+        and _iou(a.xyxy, b.xyxy) >= IOU_TOLERANCE
     )
 
 
-def iou_of(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the IoU of two boxes: left, top, right, bottom."""
+def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width < 0 or height < 0:
         return 0.0
     shared = width * height
     union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - shared
-    return shared / union if union > 0 else float(list(a) == list(b))
+    return shared / union if union > 0 else float(a == b)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ultralytics import YOLO
-from ultralytics.utils.metrics import batch_probiou
+from ultralytics.utils.metrics import batch_probiou, box_iou
 
 from serve_app.detections import Detections, Mask
 from serve_app.types import InputShape, Letterbox
-from tests.parity.reference import CONFIDENCE_TOLERANCE, IOU_TOLERANCE, THRESHOLD, iou_of
+from tests.parity.reference import CONFIDENCE_TOLERANCE, IOU_TOLERANCE, THRESHOLD
 
 CLEAR = THRESHOLD + CONFIDENCE_TOLERANCE
 MASK_IOU = 0.95
@@ -53,6 +53,10 @@ def differences(found: Detections, fitted: Letterbox, theirs: Any) -> list[str]:
     confidence, class_id = boxes.conf.numpy().copy(), boxes.cls.numpy().astype(int)
     alike = np.abs(found.confidence[:, None] - confidence[None]) <= CONFIDENCE_TOLERANCE
     alike &= found.class_id[:, None] == class_id[None]
+    if found.rotated is None:
+        alike &= box_iou(torch.from_numpy(found.xyxy), boxes.xyxy).numpy() >= IOU_TOLERANCE
+    else:
+        alike &= batch_probiou(torch.from_numpy(found.rotated), boxes.xywhr).numpy() >= ROTATED_IOU
     for one, other in np.argwhere(alike):
         alike[one, other] = _is_alike(found, int(one), fitted, theirs, int(other))
     problems = []
@@ -67,15 +71,12 @@ def differences(found: Detections, fitted: Letterbox, theirs: Any) -> list[str]:
 
 
 def _is_alike(found: Detections, index: int, fitted: Letterbox, theirs: Any, other: int) -> bool:
-    if found.rotated is not None:
-        pair = torch.from_numpy(found.rotated[[index]]), theirs.obb.xywhr[[other]]
-        return float(batch_probiou(*pair)) >= ROTATED_IOU
-    if iou_of(found.xyxy[index].tolist(), theirs.boxes.xyxy[other].tolist()) < IOU_TOLERANCE:
-        return False
+    """Return whether two objects with almost the same box have almost the same mask or keypoints, if they have any."""
     if found.masks is not None:
         mask = theirs.masks.data[other].numpy() > 0
         return _mask_iou(_in_model_input(found.masks[index], fitted), _without_padding(mask, fitted)) >= MASK_IOU
-    assert found.keypoints is not None
+    if found.keypoints is None:
+        return True
     ours, reference = found.keypoints[index], theirs.keypoints.data[other].numpy()
     is_clear = (ours[:, 2] > KEYPOINT_CLEAR) & (reference[:, 2] > KEYPOINT_CLEAR)
     shift = np.linalg.norm(ours[:, :2] - reference[:, :2], axis=1)
