@@ -188,6 +188,6 @@ def _with_defaults(engine: EngineInfo, detect: DetectArgs) -> ModelInfo:
     # The version depends on neither the engine nor the precision, because these may differ between kinds of nodes.
     defaults = DetectOptions(**detect.model_dump())
     if engine.task == "classify":
-        defaults = replace(defaults, confidence=0.0, max_detections=MAX_CLASSES)
+        defaults = replace(defaults, confidence=0.0, class_confidence=(), max_detections=MAX_CLASSES)
     identity = f"{engine.name} {engine.version} {' '.join(map(str, engine.shapes))} {defaults}"
     return ModelInfo(engine, hashlib.sha256(identity.encode()).hexdigest()[:12], defaults)
