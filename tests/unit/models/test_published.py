@@ -319,7 +319,7 @@ def test_a_broken_link_of_the_name_is_refused(
     ("value", "says"),
     [
         ("/nowhere/yolo26n.pt", "there is no /nowhere/yolo26n.pt; check the path, or set it to yolo26n.pt alone"),
-        ("yolo26n-cls.pt", "only such models are supported: use a model such as yolo26n.pt"),
+        ("yolo26n-sem.pt", "is not supported: use a model such as yolo26n.pt"),
         ("yolov11n.pt", "check the path; if you mean the published model yolo11n.pt, set that name"),
         ("https://github.com/ultralytics/assets/releases/download/v8.4.0/yolo26n.pt", "by their name"),
     ],

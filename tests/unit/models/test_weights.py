@@ -150,7 +150,7 @@ def test_a_pickle_runs_only_with_its_hash(engine: str, tmp_path: Path) -> None:
     path, created = tmp_path / "any.pt", tmp_path / "created"
     torch.save(Evil(created), path)
     settings: dict[str, Any] = {"engine": engine, "cache_dir": tmp_path / "cache"}
-    with pytest.raises(ModelError, match=r"any\.pt does not contain a YOLO detection model"):
+    with pytest.raises(ModelError, match=r"any\.pt does not contain a YOLO model"):
         load(ModelArgs(weights=path, **settings), has_gpu=False)
     assert not created.exists()
     with pytest.raises(ModelError):

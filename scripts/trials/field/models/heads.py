@@ -186,8 +186,9 @@ _HEADS: dict[str, Problem] = {
     "oriented boxes": served(_onnx(anchors(3), metadata={"task": "obb"})),
     "oriented boxes without an angle": refused(_onnx(anchors(), metadata={"task": "obb"}), "returns 1x7xN or 1xNx7"),
     "oriented boxes that do not say so": refused(_onnx(anchors(3)), "oriented boxes"),
-    "classification with probabilities of 0": refused(
-        _onnx(_of(1, 2), metadata={"task": "classify"}), "the sum 0, but their sum must be 1"
+    "classification with scores instead of probabilities": refused(
+        _onnx(_of(1, 4), names="['a', 'b', 'c', 'd']", metadata={"task": "classify"}),
+        "the sum 2, but their sum must be 1",
     ),
     "classification of more classes than are named": refused(
         _onnx(_of(1, 3), metadata={"task": "classify"}), "is 1x3, but a classification model with 2 classes"

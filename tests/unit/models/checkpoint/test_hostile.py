@@ -31,7 +31,7 @@ from tests.support.checkpoints import TRUST, Call, archive, read, rewrite, saved
 MAX_PEAK_MIB = 1024 + 64  # the memory limit for a small file, plus 64 MiB for the files that the process maps
 DAMAGED = "is damaged, or is not a checkpoint of Ultralytics"
 LONG = "cat" * 10**6
-NOT_YOLO = "does not contain a YOLO detection model"
+NOT_YOLO = "does not contain a YOLO model"
 # A function that takes a new file's path, and a path that hostile code would create. It returns the new file.
 Make = Callable[[Path, Path], Path]
 
@@ -276,7 +276,7 @@ REFUSALS: dict[str, tuple[Make, str]] = {
     ),
     "a long name that many classes share": (
         lambda path, _: with_module(path, lambda network: setattr(network, "names", dict.fromkeys(range(50), LONG))),
-        f"has far longer class names than a detection model needs: {TRUST}",
+        f"has far longer class names than a YOLO model needs: {TRUST}",
     ),
     "an empty pickle": (lambda path, _: archive(path, b""), DAMAGED),
     "a name with control characters": (

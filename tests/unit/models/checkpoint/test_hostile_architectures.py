@@ -59,7 +59,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[Any], object], str]] = {
         r"has 10\d\d layers in its architecture, not 1 to 200",
     ),
     "too many classes": (lambda network: network.yaml.update(nc=10**6), "a value of nc that"),
-    "no head": (lambda network: network.yaml["head"].pop(), "without a detection head"),
+    "no head": (lambda network: network.yaml["head"].pop(), "without the head of a supported task"),
     "an input from a later layer": (
         lambda network: network.yaml["backbone"].insert(1, [5, 1, "Conv", [16, 3]]),
         "that Ultralytics does not ship",
