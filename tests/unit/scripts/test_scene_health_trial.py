@@ -9,6 +9,7 @@ import numpy as np
 from scripts.trials.scene_faults import FAULTS
 from scripts.trials.scene_health import MAX_ALARMS, Harmless, resample, scene_health
 from scripts.trials.scene_plot import fault_table, harmless_table, save_scene_plot
+from serve_app.schemas.scene import SceneState
 
 
 def test_faults_are_found_and_harmless_video_is_no_alarm(tmp_path: Path, chaos: bool) -> None:
@@ -27,12 +28,16 @@ def test_faults_are_found_and_harmless_video_is_no_alarm(tmp_path: Path, chaos: 
 
 def test_seconds_between_suspicious_ones_count_in_virtual_time_although_they_are_skipped() -> None:
     # A run that ends with its block must not meet the next run, hundreds of seconds later, as if they were one.
-    harmless = Harmless("people close to the lens", (["ok"] * 393 + ["covered"] * 7) * 9)
+    ok: list[SceneState] = ["ok"] * 393
+    close: list[SceneState] = ["covered"] * 7
+    harmless = Harmless("people close to the lens", (ok + close) * 9)
     resample(harmless, 20, np.random.default_rng(0))
     assert not harmless.resampled_alarms
 
 
 def test_a_stream_that_is_created_at_night_is_dark_once_and_not_in_every_block() -> None:
-    harmless = Harmless("day and night", ["dark"] * 900 + ["ok"] * 2700)
+    night: list[SceneState] = ["dark"] * 900
+    day: list[SceneState] = ["ok"] * 2700
+    harmless = Harmless("day and night", night + day)
     resample(harmless, 2, np.random.default_rng(0))
     assert not harmless.resampled_alarms
