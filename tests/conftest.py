@@ -22,23 +22,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from tests.support import own_memory, squares
+from tests.support import squares
 from tests.support.paths import SHARED
 
 _WITHOUT_RAY = tuple(f"tests/integration/{name}" for name in ("sinks/", "test_cameras.py", "test_client_package.py"))
-# The tests that start servers of their own, and others, so that two processes have about the same work.
-_SERVERS = tuple(
-    f"tests/integration/{name}"
-    for name in (
-        "local/",
-        "test_known_answers.py",
-        "test_package.py",
-        "test_parity.py",
-        "test_scripts.py",
-        "test_slow_engine.py",
-        "test_trials.py",
-    )
-)
 
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the folder ../shared with real photographs, videos and weights is missing"
@@ -53,29 +40,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """If ``--chaos`` is set, remove the time limit of the tests. Give each process its own /dev/shm, if possible."""
+    """If ``--chaos`` is set, remove the time limit of the tests."""
     if config.getoption("--chaos"):
         config.option.timeout = 0
-    if hasattr(config, "workerinput") and own_memory.can_be_taken():  # one of several processes
-        own_memory.take()
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no type annotations
-    """Give each file of tests to one process. The tests that start Ray go to two processes, or else to one.
+    """Give each file of tests to one process. All tests that start Ray go to the same process.
 
-    They take longest, so they come first. Many of them check that nothing is left behind in /dev/shm. So two processes
-    can run such tests at once only if each has its own /dev/shm.
+    They take longest, so they come first. Two Ray clusters at once would need more than two cores. Besides, many of
+    these tests check that nothing is left behind in /dev/shm.
     """
-
-    def __init__(self, config: pytest.Config, log: Any) -> None:
-        super().__init__(config, log)
-        self._groups = 2 if own_memory.can_be_taken() else 1
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        if not file.startswith("tests/integration/") or file.startswith(_WITHOUT_RAY):
-            return file
-        return "servers" if self._groups == 2 and file.startswith(_SERVERS) else "Ray"
+        return "Ray" if file.startswith("tests/integration/") and not file.startswith(_WITHOUT_RAY) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

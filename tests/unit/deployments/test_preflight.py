@@ -140,7 +140,7 @@ def test_a_checkpoint_that_cannot_be_read_is_found_before_ray_starts(place: str,
     wrong = config(**({"model": bad} if place == "model" else {"models": {"plates": bad}} if place == "models" else {}))
     if place == "user_config":
         wrong["applications"][0]["deployments"] = [{"name": "Detector", "user_config": {"model": bad}}]
-    with pytest.raises(ModelError, match=r"^bad\.pt does not contain a YOLO detection model: export it as ONNX"):
+    with pytest.raises(ModelError, match=r"^bad\.pt does not contain a YOLO model: export it as ONNX"):
         check(wrong)
 
 
