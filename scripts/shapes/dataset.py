@@ -14,6 +14,8 @@ from scripts.shapes.scenes import KEYPOINTS, KINDS, LABELS, Scene, Shape, portra
 
 SIZE_PX = 128  # the longer side of the images
 _SHORTER_PX = 96  # the shorter side of images that Ultralytics letterboxes
+_PORTRAIT_SIZE_PX = 192, 144  # of the images of the model that classifies; their centre is cropped and scaled
+_PORTRAITS = 2  # how many times as many images the model that classifies needs
 _SPLITS = {"train": 1600, "val": 64}  # the number of images
 
 
@@ -22,7 +24,7 @@ def write_dataset(folder: Path, task: str, seed: int) -> Path:
     for number, (split, count) in enumerate(_SPLITS.items()):
         rng = np.random.default_rng((seed, number))
         if task == "classify":
-            _write_portraits(folder / split, rng, count)
+            _write_portraits(folder / split, rng, count * _PORTRAITS)
         else:
             _write_scenes(folder, split, task, rng, count)
     return folder if task == "classify" else _describe(folder, task)
@@ -33,7 +35,7 @@ def _write_portraits(folder: Path, rng: np.random.Generator, count: int) -> None
     for label in LABELS["classify"]:
         (folder / label).mkdir(parents=True)
     for index in range(count):
-        image = portrait(rng, SIZE_PX, _SHORTER_PX)
+        image = portrait(rng, *_PORTRAIT_SIZE_PX)
         cv2.imwrite(str(folder / image.label / f"{index}.png"), image.pixels)
 
 

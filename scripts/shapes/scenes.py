@@ -141,7 +141,7 @@ def scene(rng: np.random.Generator, width_px: int, height_px: int, kinds: Sequen
 def portrait(rng: np.random.Generator, width_px: int, height_px: int) -> Scene:
     """Return a scene with one large shape near the centre, which dominates the image."""
     side_px = min(width_px, height_px)
-    shape = _shape(rng, side_px, side_px, (round(0.5 * side_px), round(0.75 * side_px)), KINDS)
+    shape = _shape(rng, side_px, side_px, (round(0.42 * side_px), round(0.62 * side_px)), KINDS)
     x, y = shape.centre
     moved = (x + (width_px - side_px) / 2, y + (height_px - side_px) / 2)
     return _drawn(rng, width_px, height_px, [_at(shape, moved)])

@@ -34,7 +34,7 @@ KINDS = {  # task -> Ultralytics' trainer and network
 # much faster from the weights of another model.
 CHAINS = (("obb", "pose"), ("segment", "classify"))
 _SETTINGS: dict[str, Json] = {
-    "classify": {"epochs": 4, "lr0": 0.003, "scale": 0.3},
+    "classify": {"epochs": 5, "lr0": 0.003, "scale": 0.1},
     "obb": {"epochs": 8, "lr0": 0.005, "scale": 0.0},
     "pose": {"epochs": 7, "lr0": 0.003, "scale": 0.0, "pose": 24.0},
     "segment": {"epochs": 6, "lr0": 0.005, "scale": 0.0},
@@ -74,7 +74,8 @@ _NECK = [
 def architecture(task: str) -> Json:
     """Return a narrow YOLO11 in the format of Ultralytics' YAML files."""
     if task == "classify":
-        head: list[Any] = [[-1, 1, "Classify", ["nc"]]]
+        # The layers in front of the head are those of the model for segment, from whose weights the training starts.
+        head: list[Any] = [*_NECK[:3], [-1, 1, "Classify", ["nc"]]]
     else:
         # The branch for keypoints has a quarter of these channels, and needs more of them than the other branches.
         head = [*_NECK, [[14, 17, 20], 1, *_HEADS[task]]]

@@ -22,7 +22,7 @@ CONFIDENCE = 0.5  # detections below it are ignored
 BOX_IOU = 0.6
 MASK_IOU = 0.8
 ROTATED_IOU = 0.6
-KEYPOINT_PX = 5.0
+KEYPOINT_PX = 8.0
 _SIZES_PX = ((320, 240), (240, 320), (320, 320))  # width, height
 _PORTRAIT_SIZES_PX = ((200, 150), (150, 200), (160, 160))
 
