@@ -1,6 +1,6 @@
 """Train a tiny model for each task on generated scenes of coloured shapes. The tests know the right answers.
 
-python -m scripts.shapes            train all models, and write them to tests/weights/ (10 minutes on 2 cores)
+python -m scripts.shapes            train all models, and write them to tests/weights/ (10 minutes of CPU time)
 """
 
 from __future__ import annotations

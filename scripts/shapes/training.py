@@ -34,7 +34,7 @@ KINDS = {  # task -> Ultralytics' trainer and network
 # much faster from the weights of another model.
 CHAINS = (("obb", "pose"), ("segment", "classify"))
 _SETTINGS: dict[str, Json] = {
-    "classify": {"epochs": 5, "lr0": 0.003, "scale": 0.1},
+    "classify": {"epochs": 6, "lr0": 0.002, "scale": 0.1, "batch": 32, "nbs": 32},
     "obb": {"epochs": 8, "lr0": 0.005, "scale": 0.0},
     "pose": {"epochs": 7, "lr0": 0.003, "scale": 0.0, "pose": 24.0},
     "segment": {"epochs": 6, "lr0": 0.005, "scale": 0.0},

@@ -18,7 +18,7 @@ from scripts.shapes.scenes import KEYPOINTS, LABELS, Scene
 from serve_app.detections import Detections, Mask, Ranking
 from tests.support import shapes
 
-TASKS = ("obb", "pose", "segment")
+TASKS = ("classify", "obb", "pose", "segment")
 MOST_BYTES = 2_000_000  # of all models together
 SCENES = 40
 PORTRAITS = 80
