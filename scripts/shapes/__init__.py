@@ -1,0 +1,1 @@
+"""Tiny models of every task, and generated scenes of coloured shapes for which their answers are known."""
