@@ -156,7 +156,7 @@ def train(task: str, folder: Path, *, seed: int, start: Path | None) -> torch.nn
 def save(trained: torch.nn.Module, task: str, path: Path) -> None:
     """Save a network in the format of Ultralytics, in half precision.
 
-    The network in the file is built anew from its architecture, so that the file has neither the settings of the
+    The network in the file is built again from its architecture, so that the file has neither the settings of the
     training nor paths of the machine.
     """
     network = KINDS[task][1](architecture(task), nc=len(LABELS[task]), verbose=False)
