@@ -156,8 +156,8 @@ def train(task: str, folder: Path, *, seed: int, start: Path | None) -> torch.nn
 def save(trained: torch.nn.Module, task: str, path: Path) -> None:
     """Save a network in the format of Ultralytics, in half precision.
 
-    The network in the file is built again from its architecture, so that the file has neither the settings of the
-    training nor paths of the machine.
+    The network in the file is a new one with the trained weights, so the file has neither the settings of the training
+    nor paths of the machine.
     """
     network = KINDS[task][1](architecture(task), nc=len(LABELS[task]), verbose=False)
     network.load_state_dict(trained.float().state_dict())
