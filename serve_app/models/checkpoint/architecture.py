@@ -200,7 +200,7 @@ def _is_kind(kind: str, value: Any, classes: int) -> bool:
         case "n":
             return isinstance(value, (int, str)) and value in ("nc", classes)
         case "p":
-            return isinstance(value, str) and value == "kpt_shape"
+            return _is_keypoint_shape(value) or (isinstance(value, str) and value == "kpt_shape")
         case "m":
             return isinstance(value, str) and value == "nearest"
         case _:  # an Upsample must have no size, so that its factor is used
