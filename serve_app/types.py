@@ -389,14 +389,6 @@ class EventPage:
 
 
 @dataclass(frozen=True)
-class FileInfo:
-    """A file of a job's results."""
-
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """A processed frame of a stream, as a JPEG."""
 

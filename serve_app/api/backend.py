@@ -6,10 +6,10 @@ from typing import Protocol
 
 from serve_app.errors import ServeAppError
 from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile, SourceDrift
-from serve_app.schemas.jobs import Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
+from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Answer, DetectorState, EventPage, FileInfo, PictureRequest, Principal, Snapshot
+from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Principal, Snapshot
 
 
 class Backend(Protocol):

@@ -28,9 +28,9 @@ from serve_app.jobs.celery_tasks import FinishedTask, TaskKind
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.supervision import Supervision
 from serve_app.jobs.units import Unit, UnitResult
-from serve_app.schemas.jobs import Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
+from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import EventPage, FileInfo, Principal
+from serve_app.types import EventPage, Principal
 
 _MAX_UNITS_INTERVAL_S = 10.0  # a new config may have another number of runners
 

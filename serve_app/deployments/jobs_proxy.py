@@ -6,8 +6,8 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.stubs import JobSupervisorStub
 from serve_app.deployments.supervisor_calls import SupervisorCalls
-from serve_app.schemas.jobs import Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
-from serve_app.types import EventPage, FileInfo, Principal
+from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
+from serve_app.types import EventPage, Principal
 
 _TIMEOUT_S = 30.0
 _FILE_TIMEOUT_S = 600.0  # for making a file of results, which takes long for millions of items

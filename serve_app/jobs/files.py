@@ -18,8 +18,7 @@ from serve_app.errors import NoSpace, NotFound, Unavailable
 from serve_app.jobs.outputs import RESULTS_FOLDER, Results, file_name, write_format
 from serve_app.jobs.sources.uploads import put_piece
 from serve_app.jobs.store import Job
-from serve_app.schemas.jobs import Format
-from serve_app.types import FileInfo
+from serve_app.schemas.jobs import FileInfo, Format
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from serve_app.jobs.removal import Removal
 from serve_app.jobs.store import Answered, Job, JobStore
 from serve_app.schemas.jobs import (
     AT_REST,
+    FileInfo,
     Format,
     JobFailure,
     JobItems,
@@ -39,7 +40,7 @@ from serve_app.schemas.jobs import (
     UploadSource,
 )
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import EventPage, FileInfo, Principal
+from serve_app.types import EventPage, Principal
 
 logger = logging.getLogger(__name__)
 
@@ -369,13 +370,12 @@ class Supervision:
         return job
 
     def _status(self, job: Job) -> JobStatus:
-        job_id = job.spec.id
         return status_of(
             job,
-            self._board.works.get(job_id),
+            self._board.works.get(job.spec.id),
             asyncio.get_running_loop().time(),
             self._finishing.output_statuses(job),
-            self._feeds.sinks(job_id),
+            self._feeds.sinks(job.spec.id),
         )
 
     async def _record(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 from uuid import uuid4
 
@@ -329,3 +330,11 @@ class Retry(Spec):
     """The items to try again: all that failed, or those that failed with one of these codes."""
 
     items: Literal["failed"] | list[Annotated[str, Field(max_length=64)]] = "failed"
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of a job's results."""
+
+    size_bytes: int
+    sha256: str

@@ -1,6 +1,8 @@
-"""Images for tests of drift: as histograms, without pixels."""
+"""Images for tests of drift, as histograms without pixels, and the monitor that gets them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,8 @@ from serve_app.config import DriftArgs
 from serve_app.detections import Detections
 from serve_app.drift.bins import BINS, histogram_of
 from serve_app.drift.features import Look
+from serve_app.drift.monitor import Monitor
+from serve_app.drift.store import DriftStore
 from serve_app.drift.tally import MinuteCounts, Report, Seen
 from serve_app.types import Answer, InputShape, Timing
 
@@ -50,3 +54,12 @@ def report(
     """Return a report about one source of the model ``default``."""
     seen = Seen("default", version, source, hour, counts, {0: "person", 1: "car"})
     return Report(reporter, number, (seen,), minutes)
+
+
+def opened(folder: Path) -> tuple[Monitor, DriftStore]:
+    """Return the monitor of a new process, and its store."""
+    store = DriftStore(folder)
+    assert store.acquire()
+    monitor = Monitor(store, ARGS)
+    monitor.load()
+    return monitor, store

@@ -11,6 +11,7 @@ from serve_app.errors import Conflict, Forbidden, NotFinished, NotFound, ServeAp
 from serve_app.schemas.detect import Box, Detection, ImageSize
 from serve_app.schemas.jobs import (
     AT_REST,
+    FileInfo,
     Format,
     JobFailure,
     JobItems,
@@ -21,7 +22,7 @@ from serve_app.schemas.jobs import (
     JobStatus,
     Retry,
 )
-from serve_app.types import Event, EventPage, FileInfo, Principal
+from serve_app.types import Event, EventPage, Principal
 
 
 class FakeJobs:

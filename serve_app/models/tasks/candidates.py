@@ -91,8 +91,13 @@ def _is_wanted(
     """Return which candidates have a requested class, and a confidence above the threshold of their class."""
     wanted = np.ones(len(class_id), bool) if options.class_ids is None else np.isin(class_id, options.class_ids)
     if options.class_confidence:
-        threshold = np.full(len(class_id), options.confidence, np.float32)
-        for wanted_id, own in options.class_confidence:
-            threshold[class_id == wanted_id] = own
-        wanted &= confidence > threshold
+        wanted &= confidence > thresholds_of(class_id, options)
     return wanted
+
+
+def thresholds_of(class_id: NDArray[np.int32], options: DetectOptions) -> NDArray[np.float32]:
+    """Return the confidence threshold of each class in ``class_id``, as an array of the same shape."""
+    thresholds = np.full(class_id.shape, options.confidence, np.float32)
+    for named_id, own in options.class_confidence:
+        thresholds[class_id == named_id] = own
+    return thresholds

@@ -8,6 +8,7 @@ import numpy as np
 
 from serve_app.detections import Detections, Ranking
 from serve_app.models.engines import RawOutput
+from serve_app.models.tasks.candidates import thresholds_of
 from serve_app.types import DetectOptions, EngineInfo
 
 MAX_CLASSES = 5  # the number of classes in a result, unless a request sets ``max_detections``
@@ -24,12 +25,10 @@ def to_detections(raw: RawOutput, info: EngineInfo, options: DetectOptions) -> D
     ``raw`` has one array of shape ``(classes,)``: the probability of each class. There are no objects.
     """
     (probabilities,) = raw
-    threshold = np.full(len(probabilities), options.confidence, np.float32)
-    for class_id, own in options.class_confidence:
-        threshold[class_id] = own
-    wanted = probabilities >= threshold
+    class_id = np.arange(len(probabilities), dtype=np.int32)
+    wanted = probabilities >= thresholds_of(class_id, options)
     if options.class_ids is not None:
-        wanted &= np.isin(np.arange(len(probabilities)), options.class_ids)
+        wanted &= np.isin(class_id, options.class_ids)
     ranked = np.argsort(-probabilities, kind="stable")
     best = ranked[wanted[ranked]][: options.max_detections].astype(np.int32)
     return replace(Detections.empty(), classes=Ranking(best, probabilities[best]))

@@ -27,9 +27,9 @@ def to_detections(raw: RawOutput, info: EngineInfo, options: DetectOptions) -> D
     return no confidence of keypoints. It is then 1.
     """
     (candidates,) = raw
-    kept = suppress(find_candidates(candidates, info, options, extras=extras(raw, info)), info, options)
-    count = len(info.keypoints)
-    numbers = extras(raw, info) // count
+    added, count = extras(raw, info), len(info.keypoints)
+    kept = suppress(find_candidates(candidates, info, options, extras=added), info, options)
+    numbers = added // count
     keypoints = np.ones((len(kept.confidence), count, 3), np.float32)
     keypoints[:, :, :numbers] = kept.extras.reshape(-1, count, numbers)
     return replace(kept.to_detections(), keypoints=keypoints)

@@ -14,20 +14,11 @@ from serve_app.drift.reference import Reference
 from serve_app.drift.store import FILE, DriftStore
 from serve_app.drift.tally import MinuteCounts
 from serve_app.errors import InvalidParameter, NotFound, Unavailable
-from tests.support.drift import ARGS, HOUR_S, images, report
+from tests.support.drift import ARGS, HOUR_S, images, opened, report
 
 NOON = 12
 NOW_S = 12 * HOUR_S + 60.0
 MINUTE = 12 * 60  # the minute before
-
-
-def opened(folder: Path) -> tuple[Monitor, DriftStore]:
-    """Return the monitor of a new process."""
-    store = DriftStore(folder)
-    assert store.acquire()
-    monitor = Monitor(store, ARGS)
-    monitor.load()
-    return monitor, store
 
 
 def feed(monitor: Monitor, first: int, count: int, *, source: str = "key/dock", brightness: float = 120) -> None:

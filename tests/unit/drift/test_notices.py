@@ -11,19 +11,10 @@ from serve_app.drift.monitor import Monitor
 from serve_app.drift.reference import Reference
 from serve_app.drift.store import DriftStore
 from serve_app.errors import Unavailable
-from tests.support.drift import ARGS, HOUR_S, images, report
+from tests.support.drift import ARGS, HOUR_S, images, opened, report
 
 NOW_S = 12 * HOUR_S + 60.0
 GATE = "stream/gate"
-
-
-def opened(folder: Path) -> tuple[Monitor, DriftStore]:
-    """Return the monitor of a new process."""
-    store = DriftStore(folder)
-    assert store.acquire()
-    monitor = Monitor(store, ARGS)
-    monitor.load()
-    return monitor, store
 
 
 def drifting(folder: Path) -> tuple[Monitor, DriftStore]:
