@@ -33,16 +33,27 @@ needs_shared = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option ``--chaos``, with which the tests repeat each fault many times."""
+    """Add the option ``--chaos``, with which all tests run, and repeat each fault many times."""
     parser.addoption(
-        "--chaos", action="store_true", help="repeat each fault as often as in the published measurements (takes 1 h)"
+        "--chaos",
+        action="store_true",
+        help="run the slow tests, too, and repeat each fault as often as in the published measurements (takes 1 h)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """If ``--chaos`` is set, remove the time limit of the tests."""
+    """Declare the marker of slow tests. If ``--chaos`` is set, remove the time limit of the tests."""
+    config.addinivalue_line("markers", "only_with_chaos: a slow test; a faster one covers the most important of it")
     if config.getoption("--chaos"):
         config.option.timeout = 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test with the marker ``only_with_chaos``, before its fixtures are made, unless ``--chaos`` is set."""
+    if item.get_closest_marker("only_with_chaos") and not item.config.getoption("--chaos"):
+        pytest.skip(
+            "is slow, and a faster test covers the most important of it; run scripts/test --chaos to include it"
+        )
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no type annotations
@@ -71,13 +82,6 @@ def pytest_collection_finish() -> None:
 def chaos(request: pytest.FixtureRequest) -> bool:
     """Return whether the option ``--chaos`` is set."""
     return bool(request.config.getoption("--chaos"))
-
-
-@pytest.fixture
-def only_with_chaos(chaos: bool) -> None:
-    """Skip a test that takes minutes, unless ``--chaos`` is set. A faster test covers the same fault."""
-    if not chaos:
-        pytest.skip("takes minutes, and a faster test covers the same fault; run scripts/test --chaos to include it")
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ def reported(url: str) -> int:
     return sum(one["reference"]["images"] + one["window_images"] for one in sources if one["source"] == "http")
 
 
+@pytest.mark.only_with_chaos  # the documents are those of whole minutes
 def test_documents_have_the_counts_of_the_metric_although_a_replica_is_killed(url: str, tmp_path: Path) -> None:
     start_stream(url, save_video(tmp_path / "squares.avi", frames=FRAMES, fps=20))
     sent = send(url, 40, seed=1) + Counter(red=FRAMES)

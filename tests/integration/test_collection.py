@@ -46,13 +46,12 @@ def stripes_of(pixels: np.ndarray, square: Square) -> float:
     return float(np.abs(np.diff(inside, axis=0)).mean())
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "kept").mkdir()
-    return tmp_path / "kept"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def url(service: Service, folder: Path) -> Iterator[str]:
     """Run a second application, which keeps uncertain images and blurs green squares."""
     collect = {"folder": str(folder), "blur": "green", "max_per_minute": 6000}
@@ -88,7 +87,7 @@ def test_uncertain_images_are_kept_blurred_and_can_be_exported(
     assert detect(url, striped(RED, GREEN), classes="red") == 1  # the green square would not be blurred
     assert detect(url, striped(RED, GREEN)) == 2
     (path,) = eventually(lambda: kept(folder, "uncertain", "http"), what="the uncertain image")
-    assert len(kept(folder, "*", "*")) == 2
+    assert len(kept(folder, "*", "http")) == 2
 
     picture = cv2.imread(str(path))
     assert picture is not None
@@ -119,6 +118,7 @@ def test_uncertain_images_are_kept_blurred_and_can_be_exported(
     assert len(pictures) == 2
 
 
+@pytest.mark.only_with_chaos  # the process asks only twice a minute which sources drift
 def test_images_of_a_drifting_source_are_kept(url: str, folder: Path) -> None:
     """The first images, which are the reference, are black with one square. The others are grey with five squares."""
     dark, bright = squares.picture([RED]), squares.picture([Square("red", 4, 5 * row) for row in range(5)])

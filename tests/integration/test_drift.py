@@ -166,7 +166,10 @@ def measured(url: str, source: str = "http") -> int:
     return one.reference.images if one and one.reference else 0
 
 
-@pytest.mark.parametrize("victim", ["DriftMonitor", "Preprocessor", "Detector"])
+SLOW_VICTIMS = [pytest.param(victim, marks=pytest.mark.only_with_chaos) for victim in ("Preprocessor", "Detector")]
+
+
+@pytest.mark.parametrize("victim", ["DriftMonitor", *SLOW_VICTIMS])
 def test_every_image_counts_once_whatever_is_killed(url: str, victim: str) -> None:
     before = measured(url)
     send(url, 15)
@@ -185,7 +188,7 @@ def test_a_report_that_no_monitor_takes_waits_for_the_next_monitor(url: str) -> 
     eventually(lambda: measured(url) == before + 15, what="the reports")
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # takes a minute; the tests above, in which processes die, need no --chaos
+@pytest.mark.only_with_chaos  # takes a minute; the tests above, in which processes die, need no --chaos
 def test_a_node_that_dies_counts_nothing_twice_and_the_reference_is_kept(
     url: str, service: Service, application: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def belts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.only_with_chaos  # test_http and streams/test_results check the same with fewer images at once
 def test_no_answer_is_given_to_the_wrong_picture_frame_or_client(
     codes_url: str, belts: dict[str, Path], chaos: bool
 ) -> None:

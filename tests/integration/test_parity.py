@@ -27,15 +27,14 @@ from tests.support.paths import SHARED
 pytestmark = needs_shared
 
 # The folder has a fixed size of the model input. The checkpoint takes any size, so it gets rectangles.
-WEIGHTS = ["yolov8n_int8_openvino_model", "yolov8n.pt"]
+# tests/parity/ also compares the boxes of a checkpoint.
+WEIGHTS = ["yolov8n_int8_openvino_model", pytest.param("yolov8n.pt", marks=pytest.mark.only_with_chaos)]
 VIDEO = SHARED / "videos" / "car-detection.mp4"
 CONFIDENCE = round(THRESHOLD - CONFIDENCE_TOLERANCE, 2)
 
 
 @pytest.fixture(params=WEIGHTS)
 def weights(request: pytest.FixtureRequest) -> Path:
-    if str(request.param).endswith(".pt"):  # tests/parity/ also compares the boxes of a checkpoint
-        request.getfixturevalue("only_with_chaos")
     return SHARED / "weights" / str(request.param)
 
 

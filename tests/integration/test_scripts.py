@@ -40,11 +40,13 @@ class Running:
     pools_before: set[str]
 
 
-@pytest.fixture(params=["scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"])
+WITH_FLAGS, WITHOUT_FLAGS = "scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"
+
+
+# scripts/serve deploys with the same function as ``serve run``
+@pytest.fixture(params=[WITH_FLAGS, pytest.param(WITHOUT_FLAGS, marks=pytest.mark.only_with_chaos)])
 def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
     """Serve the shipped local config on a free port."""
-    if request.param.startswith("serve run"):
-        request.getfixturevalue("only_with_chaos")  # scripts/serve deploys with the same function
     port = free_port()
     env = os.environ | {
         "SERVE_APP_WEIGHTS": str(squares_model),
@@ -53,7 +55,7 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
         "SERVE_APP_MEDIA_DIRS": str(tmp_path),
         "SERVE_APP_STATE_DIR": str(tmp_path / "state"),
     }
-    if request.param.startswith("scripts/serve"):
+    if request.param == WITH_FLAGS:
         command = [str(ROOT / "scripts/serve"), "--port", str(port)]
         stop_signal = signal.SIGTERM
         # Another server on this machine may already use HAProxy's default ports.
@@ -192,6 +194,7 @@ def test_the_service_can_be_stopped_while_it_waits_for_a_ray_that_does_not_respo
     wait_for_release(starting.pools_before)
 
 
+@pytest.mark.only_with_chaos  # the test above stops a service that starts, too
 def test_the_service_can_be_stopped_while_ray_has_its_own_signal_handlers(starting: Running, tmp_path: Path) -> None:
     """In the process that has just started Ray, Ray's own handler would turn SIGTERM into SIGABRT."""
     eventually(lambda: "Started a local Ray instance" in (tmp_path / "log").read_text(), what="Ray")
@@ -278,7 +281,7 @@ def test_the_demo_that_is_interrupted_leaves_nothing_running(demo: Script) -> No
     assert_nothing_is_left(demo, family)
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # the demo's test covers the same code for starting and stopping a server
+@pytest.mark.only_with_chaos  # the demo's test covers the same code for starting and stopping a server
 def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
     command = [sys.executable, str(ROOT / "scripts/bench.py"), "--engine", "null", "--no-peers"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -291,7 +294,7 @@ def test_the_benchmark_that_is_interrupted_leaves_nothing_running() -> None:
     assert_nothing_is_left(bench, family)
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_the_demo_leaves_nothing_running(demo: Script) -> None:
     eventually(lambda: demo.find("ServeReplica:sightline:Ingress"), what="the last replica")
     family = demo.family()

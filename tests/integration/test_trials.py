@@ -78,6 +78,7 @@ def test_kills_lose_no_request_and_count_no_frame_twice(
     assert trial.gaps == (10 if chaos else 1)
 
 
+@pytest.mark.only_with_chaos  # a test of the lifecycle deletes a stream
 def test_started_and_deleted_streams_leave_nothing_behind(tried: Cluster, video: Path, chaos: bool) -> None:
     assert churn(tried, video, 200 if chaos else 2, quiet).problems == []
 
@@ -87,7 +88,7 @@ def test_the_streams_of_a_dead_node_continue_on_another_node(tried: Cluster, vid
     assert lose_node(tried, video, picture, 3 if chaos else 1, quiet).problems == []
 
 
-@pytest.mark.usefixtures("only_with_chaos")  # takes a minute; the test above, in which a node dies, needs no --chaos
+@pytest.mark.only_with_chaos  # takes a minute; the test above, in which a node dies, needs no --chaos
 def test_draining_a_node_loses_no_frame(
     tried: Cluster, video: Path, stream_folders: dict[str, str], chaos: bool
 ) -> None:
@@ -114,7 +115,7 @@ def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: boo
     assert "OpenVINO cannot read broken.onnx" in trial.refusal
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_kills_lose_no_item_of_a_job_and_double_none() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with serving(local_config({"model": {"engine": "null"}})) as cluster:
@@ -123,7 +124,7 @@ def test_kills_lose_no_item_of_a_job_and_double_none() -> None:
         assert jobs.run_twice(cluster, folder, 20_000, kills, quiet, FOLDER).problems == []
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_a_dead_node_loses_no_item_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     monkeypatch.setenv(SEVERAL_NODES, "1")
@@ -174,7 +175,7 @@ def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
     assert trial.changes(0, trial.end_s) == [2, 1]
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_detectors_follow_the_demand_of_streams(service: Service, tmp_path: Path) -> None:
     """Run six streams of 2.5 fps each. The total of 15 fps is 1.5 times the capacity of one Detector."""
     plan = Plan(low=1, high=6, least=1, most=2, low_s=2, hold_s=60, downscale_delay_s=10)

@@ -16,13 +16,26 @@ from tests.parity.pipeline import detect, shape_for
 from tests.parity.reference import disagreements, predict
 from tests.parity.untrained import CLEAR, SIZE_PX, save_untrained
 
+HEADS = ["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"]
+ENGINES = ["openvino", "onnx", "torch"]
+FAST = {
+    ("yolo26n end-to-end", "openvino"),
+    ("yolo11n", "openvino"),
+    ("yolo26n", "torch"),
+}
+CASES = [
+    pytest.param(head, engine, marks=() if (head, engine) in FAST else pytest.mark.only_with_chaos)
+    for head in HEADS
+    for engine in ENGINES
+]
 
-@pytest.fixture(scope="module", params=["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"])
+
+@pytest.fixture(scope="module")
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained(request.param, tmp_path_factory.mktemp("models"))
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
+@pytest.mark.parametrize(("checkpoint", "engine"), CASES, indirect=["checkpoint"])
 def test_the_detections_are_those_of_ultralytics(checkpoint: Path, engine: str, tmp_path: Path) -> None:
     args = ModelArgs.model_validate(
         {"weights": checkpoint, "engine": engine, "image_size_px": SIZE_PX, "cache_dir": tmp_path}

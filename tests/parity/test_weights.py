@@ -27,12 +27,14 @@ pytestmark = needs_shared
 PHOTOGRAPHS = [*sorted(SHARED.glob("images/*.jpg")), *shipped()]
 CASES = [
     ("yolov8n.pt", "openvino", "auto"),
+    ("yolov8n.pt", "torch", "fp16"),
+    ("yolov8n_int8_openvino_model", "openvino", "auto"),
+]
+SLOW_CASES = [
     ("yolov8n.pt", "openvino", "auto with images"),  # chooses bf16 if bf16 finds the same objects in the images
     ("yolov8n.pt", "openvino", "int8"),
     ("yolov8n.pt", "onnx", "auto"),
     ("yolov8n.pt", "torch", "auto"),
-    ("yolov8n.pt", "torch", "fp16"),
-    ("yolov8n_int8_openvino_model", "openvino", "auto"),
     ("yolo11n_int8_openvino_model", "openvino", "auto"),
 ]
 
@@ -53,7 +55,11 @@ def calibration_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+@pytest.fixture(
+    scope="module",
+    params=[*CASES, *(pytest.param(case, marks=pytest.mark.only_with_chaos) for case in SLOW_CASES)],
+    ids=lambda case: " ".join(case),
+)
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, calibration_dir: Path
 ) -> tuple[Engine, Path]:

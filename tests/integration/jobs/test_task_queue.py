@@ -146,6 +146,7 @@ def sqs(inlet: None, service: Service, redis_url: str) -> Iterator[Celery]:
         assert queue.list_queues()["QueueUrls"] == [queue_url]
 
 
+@pytest.mark.only_with_chaos  # the tests above run the same code with Redis
 def test_every_task_from_sqs_has_one_result(sqs: Celery, folder: Path) -> None:
     paths = sorted(folder.glob("*.png"))[:30]
     answers = group([detect(sqs, path) for path in paths])().get(timeout=LONG_TIMEOUT_S)

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import psutil
+import pytest
 
 from scripts import launch
 from scripts.launch import ROOT
@@ -17,6 +18,7 @@ STATUS = "sightline/status"
 NOTICED_WITHIN_S = 10.0
 
 
+@pytest.mark.only_with_chaos  # a test of the publication kills the process that is connected to the broker
 def test_the_broker_says_that_a_killed_server_is_offline(tmp_path: Path, broker: ServerStarter) -> None:  # noqa: F811
     port = broker().port
     variables = {"SERVE_APP_MQTT_URL": f"mqtt://127.0.0.1:{port}"}

@@ -84,6 +84,7 @@ def test_a_killed_supervisor_is_offline_until_it_is_replaced(service: Service, p
     until_found(publishing, lambda found: state_in(found)["processed"] > processed)
 
 
+@pytest.mark.only_with_chaos
 def test_the_server_is_online_after_a_rolling_update(service: Service, publishing: int, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     until_found(publishing, lambda found: state_in(found).get("state") == "running")

@@ -36,6 +36,7 @@ def test_the_time_limits_together_leave_half_a_minute_of_nine() -> None:
     assert sum(gpu_day.STAGES.values()) <= gpu_day._TOTAL_S <= 9 * 60
 
 
+@pytest.mark.only_with_chaos
 def test_a_model_is_measured_and_compared_with_small_numbers(tmp_path: Path) -> None:
     assert run(tmp_path, "untrained")["untrained"]["outcome"] == "done"
     results = json.loads((tmp_path / "untrained.json").read_text())
@@ -51,7 +52,7 @@ def test_a_model_is_measured_and_compared_with_small_numbers(tmp_path: Path) -> 
     assert all(one["largest_confidence_difference"] < 0.001 for one in parts["parity"])
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_every_stage_without_ray_runs_with_small_numbers(tmp_path: Path) -> None:
     ended = run(tmp_path, *WITHOUT_RAY)
     assert {stage: one["outcome"] for stage, one in ended.items()} == dict.fromkeys(WITHOUT_RAY, "done")
@@ -90,7 +91,7 @@ def unit_tests_without(package: str, folder: Path) -> tuple[str, list[dict[str, 
     return outcome, json.loads((folder / "unit_tests.json").read_text())
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_the_unit_tests_run_on_a_machine_without_openvino(tmp_path: Path) -> None:
     outcome, results = unit_tests_without("openvino", tmp_path)
     assert outcome == "done", (tmp_path / "unit_tests.log").read_text()

@@ -108,6 +108,6 @@ def test_a_job_whose_process_is_killed_again_and_again_is_done_exactly_once(tmp_
     kill_at_random(tmp_path, items=6_000, longest_s=0.15, kills=15, kills_per_audit=4)
 
 
-@pytest.mark.usefixtures("only_with_chaos")
+@pytest.mark.only_with_chaos
 def test_a_large_job_survives_hundreds_of_kills(tmp_path: Path) -> None:
     kill_at_random(tmp_path, items=500_000, longest_s=0.8, kills=400, kills_per_audit=40)
