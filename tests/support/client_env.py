@@ -17,6 +17,6 @@ def python_with(name: str, *packages: str) -> Path:
     uv, python = Path(sys.executable).with_name("uv"), folder / "bin/python"
     if not python.exists():
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True, timeout=_TIMEOUT_S)
-    command = [uv, "pip", "install", "--quiet", "--python", python, *packages]
+    command: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, *packages]
     subprocess.run(command, check=True, timeout=_TIMEOUT_S)
     return python
