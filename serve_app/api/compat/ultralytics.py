@@ -69,7 +69,8 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
             raise Malformed("the form is not valid; let the HTTP client build it") from exc
         source = fields.pop("source", "")
         is_url = source.startswith(("http://", "https://"))
-        return Form([await pictures.fetch(request, source) if is_url else pictures.from_base64(source)], fields)
+        picture = await (pictures.fetch(request, source) if is_url else pictures.from_base64(source))
+        return Form([picture] if picture else [], fields)
 
     return (routes,)
 
