@@ -79,7 +79,7 @@ def test_the_command_of_the_platform_saves_labels(service: Service, tmp_path: Pa
         "ULTRALYTICS_API_KEY": "any",
         "YOLO_CONFIG_DIR": str(tmp_path),
     }
-    command = [BIN / "ul", "cloud", "predict", *words]
+    command: list[str | Path] = [BIN / "ul", "cloud", "predict", *words]
     subprocess.run(command, check=True, timeout=LONG_TIMEOUT_S, cwd=tmp_path, env=os.environ | variables)
     (labels,) = tmp_path.rglob("labels/*.txt")
     assert len(labels.read_text().splitlines()) == len(DRAWN)

@@ -16,25 +16,27 @@ from serve_app.api.access.middleware import tenant_of
 from serve_app.api.backend import Backend
 from serve_app.api.bodies import read_body
 from serve_app.api.compat.names import ModelNames
-from serve_app.api.multipart import TooManyParts, split
+from serve_app.api.multipart import Part, TooManyParts, split
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, Malformed, ServeAppError, TooLarge, UrlsDisabled
 from serve_app.schemas.models import ModelStatus
-from serve_app.types import Answer, DetectParams, PictureRequest
+from serve_app.types import Answer, DetectParams, PictureRequest, VideoRequest
 
 _MAX_CONCURRENT_PICTURES = 8  # per request, as in POST /detect
 _MAX_FIELDS = 32  # form fields in addition to the images
 _MAX_FIELD_BYTES = 8192
 _STATUS_TIMEOUT_S = 5.0
+_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 MIN_CONFIDENCE = 0.01  # as in POST /detect; a lower value means this value, because other servers accept 0
 
 
 @dataclass(frozen=True)
 class Form:
-    """The images in a multipart form, and its other fields."""
+    """The images and videos in a multipart form, and its other fields."""
 
     pictures: list[bytes]
+    videos: list[bytes] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +70,7 @@ class Pictures:
             ) from exc
 
     async def form(self, request: Request, part_name: str) -> Form:
-        """Return the multipart body, whose images are parts with the name ``part_name``.
+        """Return the multipart body, whose images and videos are parts with the name ``part_name``.
 
         Raise Malformed or TooLarge if the body is not such a form or too large.
         """
@@ -81,12 +83,21 @@ class Pictures:
             parts = await split(body, boundary, self.limits.max_images_per_request + _MAX_FIELDS)
         except TooManyParts:
             raise TooLarge("the form has too many parts; send fewer") from None
-        pictures = [part.data for part in parts if part.name == part_name]
+        files = [part for part in parts if part.name == part_name]
+        pictures = [part.data for part in files if not _is_video(part)]
         fields = {part.name: part.data for part in parts if part.name != part_name}
         if too_long := [name for name, data in fields.items() if len(data) > _MAX_FIELD_BYTES]:
             raise Malformed(f"{too_long[0][:64]}: the field is longer than {_MAX_FIELD_BYTES >> 10} KiB; shorten it")
         self.check_count(len(pictures))
-        return Form(pictures, {name: data.decode("utf-8", "replace").strip() for name, data in fields.items()})
+        videos = [part.data for part in files if _is_video(part)]
+        return Form(pictures, videos, {name: data.decode("utf-8", "replace").strip() for name, data in fields.items()})
+
+    async def detect_video(
+        self, request: Request, video: bytes, params: DetectParams, expires_at_s: float, stride: int
+    ) -> list[Answer]:
+        """Return the answers for every ``stride``-th frame of a short video: see ``Backend.detect_video``."""
+        left_s = expires_at_s - time.monotonic()
+        return await self._backend.detect_video(VideoRequest(video, params, left_s, stride, tenant_of(request)))
 
     async def statuses(self) -> dict[str, ModelStatus]:
         """Return the status of each model, by the name that a ``DetectParams`` has for it.
@@ -162,6 +173,11 @@ class Pictures:
                 raise one
             answers.append(one)
         return answers
+
+
+def _is_video(part: Part) -> bool:
+    """Return whether the client says that a part is a video. Some clients name only the file."""
+    return part.media_type.startswith("video/") or (part.filename or "").lower().endswith(_VIDEO_SUFFIXES)
 
 
 def checked_number(name: str, text: str, lowest: float, highest: float) -> float:

@@ -141,3 +141,14 @@ def test_outlines_are_segments() -> None:
     rings = [[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[7.0, 8.0], [9.0, 9.0], [8.0, 1.0]]]
     [one] = _summary(answer_of(found_of(boxes()[:1], outlines=(rings,))), False, 5)
     assert one["segments"] == {"x": [1, 3, 5, 7, 9, 8], "y": [2, 4, 6, 8, 9, 1]}
+
+
+@pytest.mark.parametrize(
+    "file", [("a.mp4", b"12345", "application/octet-stream"), ("a", b"12345", "video/mp4"), ("A.MOV", b"12345")]
+)
+async def test_a_video_is_answered_frame_by_frame(client: httpx.AsyncClient, file: tuple[str, bytes]) -> None:
+    """The fake backend takes each byte of a video for a frame."""
+    for stride, frames in (("1", 5), ("2", 2)):
+        answer = (await client.post("/predict", data={"vid_stride": stride}, files={"file": file})).json()
+        assert (len(answer["images"]), answer["metadata"]["imageCount"]) == (frames, frames)
+    assert (await client.post("/predict", data={"vid_stride": "0"}, files={"file": file})).status_code == 400
