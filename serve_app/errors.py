@@ -68,6 +68,8 @@ Limit = Literal[
     "max_queued_requests",  # a setting of Ray Serve deployments
     "detector_capacity",
     "json_body",
+    "bodies_with_keys",
+    "video_frames",
     "followers",
     "supervisor_calls",
     "url_fetches",

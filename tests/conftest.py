@@ -33,11 +33,14 @@ needs_shared = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option ``--chaos``, with which all tests run, and repeat each fault many times."""
+    """Add the options ``--chaos``, which adds slow tests and repeats each fault many times, and ``--clients``."""
     parser.addoption(
         "--chaos",
         action="store_true",
         help="run the slow tests, too, and repeat each fault as often as in the published measurements (takes 1 h)",
+    )
+    parser.addoption(
+        "--clients", action="store_true", help="install the clients of other servers in environments of their own"
     )
 
 
@@ -82,6 +85,13 @@ def pytest_collection_finish() -> None:
 def chaos(request: pytest.FixtureRequest) -> bool:
     """Return whether the option ``--chaos`` is set."""
     return bool(request.config.getoption("--chaos"))
+
+
+@pytest.fixture(scope="session")
+def only_with_clients(request: pytest.FixtureRequest) -> None:
+    """Skip a test that installs another server's client in an environment of its own, unless ``--clients`` is set."""
+    if not request.config.getoption("--clients"):
+        pytest.skip("installs packages; recorded requests of this client are tested; run scripts/test --clients")
 
 
 @pytest.fixture

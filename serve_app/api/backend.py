@@ -9,7 +9,7 @@ from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile
 from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Principal, Snapshot
+from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Principal, Snapshot, VideoRequest
 
 
 class Backend(Protocol):
@@ -34,6 +34,12 @@ class Backend(Protocol):
         """Return the answer for one image. Raise ServeAppError if the image cannot be processed.
 
         The batcher shares the engine fairly between tenants.
+        """
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a short video.
+
+        Raise SourceError if it is not a video, and TooLarge, which names ``video_frames``, if it has too many frames.
         """
 
 

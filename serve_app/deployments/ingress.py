@@ -26,7 +26,7 @@ from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
 from serve_app.schemas.models import ModelStatus
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, PictureRequest
+from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, PictureRequest, VideoRequest
 
 _READY_TIMEOUT_S = 5.0
 
@@ -111,6 +111,15 @@ class Ingress:
             raise
         finally:
             self._throttles[request.tenant, request.params.model].observe(refusal)
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a video: see ``Backend.detect_video``."""
+
+        async def attempt(left_s: float) -> list[Answer]:
+            attempted = replace(request, time_left_s=left_s)
+            return await self._preprocessor.call(PreprocessorStub.detect_video, attempted)
+
+        return await self._retries.run(attempt, request.time_left_s)
 
     def admit(self, tenant: str, model: str) -> None:
         """Refuse a request if the service is overloaded: see ``Backend.admit``."""

@@ -22,6 +22,7 @@ from serve_app.types import (
     DetectReply,
     DetectRequest,
     PictureRequest,
+    VideoRequest,
 )
 
 JOB_RUNNER_UNITS = 2  # units at once in a JobRunner: while one is detected, the next one's images are fetched
@@ -36,6 +37,9 @@ class PreprocessorStub(Protocol):
 
         Raise ServeAppError if the image is refused.
         """
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a short video: see ``Backend.detect_video``."""
 
     async def state(self, model: str) -> DetectorState:
         """Return the state of one of the model's Detector replicas. Raise Unavailable if no replica answers."""

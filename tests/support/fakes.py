@@ -24,6 +24,7 @@ from serve_app.types import (
     Principal,
     Snapshot,
     Timing,
+    VideoRequest,
 )
 
 MODEL = ModelInfo(
@@ -82,6 +83,14 @@ class FakeBackend:
             input_shape=MODEL.input_shape,
             annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if request.annotate else None,
         )
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Answer each byte of the video as if it were a frame."""
+        frames = [request.data[at : at + 1] for at in range(request.stride - 1, len(request.data), request.stride)]
+        return [
+            await self.detect(PictureRequest(frame, request.params, request.time_left_s, tenant=request.tenant))
+            for frame in frames
+        ]
 
 
 class FakeMetrics:
