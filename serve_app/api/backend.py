@@ -40,7 +40,10 @@ class Backend(Protocol):
         """
 
     async def describe(self, model: str) -> ModelInfo:
-        """Ask one of the model's Detectors which model it serves, and return it. Raise Unavailable if none answers."""
+        """Ask one of the model's Detectors which model it serves, and return it.
+
+        Raise Unavailable if none answers, and InvalidParameter if the model's task does not allow ``infer``.
+        """
 
     async def infer(
         self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float

@@ -31,8 +31,8 @@ class Tensors:
         self._threads = DecodeThreads(threads)
 
     async def describe(self, model: str) -> ModelInfo:
-        """Return the model that the Detectors serve now. Raise Unavailable if no Detector answers."""
-        return (await self._queues[model].detector.fetch_state()).model
+        """Return the model that the Detectors serve now: see ``Backend.describe``."""
+        return _checked((await self._queues[model].detector.fetch_state()).model)
 
     async def infer(
         self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
@@ -46,7 +46,7 @@ class Tensors:
     async def _infer(
         self, detector: DetectorClient, planes: NDArray[np.floating], tenant: str, expires_at_s: float
     ) -> NDArray[np.float32]:
-        model = await detector.model(expires_at_s - time.monotonic())
+        model = _checked(await detector.model(expires_at_s - time.monotonic()))
         shape = InputShape(*planes.shape[1:])
         if shape not in model.shapes:
             known = ", ".join(map(str, model.shapes))
@@ -62,3 +62,13 @@ class Tensors:
         self._threads.close()
         for queue in self._queues.values():
             queue.detector.close()
+
+
+def _checked(model: ModelInfo) -> ModelInfo:
+    """Return the model. Raise InvalidParameter if clients cannot turn its raw output into results by themselves."""
+    if model.task == "segment":
+        raise InvalidParameter(
+            f"{model.name} finds masks, and the prototypes that a client would need for them are not sent; send the "
+            "encoded image to the model whose name ends in -image, or to POST /detect"
+        )
+    return model

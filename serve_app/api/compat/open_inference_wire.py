@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from starlette.responses import Response
 
 from serve_app.errors import InvalidParameter, Malformed, TooLarge
 from serve_app.schemas.open_inference import InferRequest, InputTensor
@@ -188,3 +190,14 @@ def texts(name: str, elements: Sequence[str], *, binary: bool) -> tuple[Json, by
     encoded = [element.encode() for element in elements]
     data = b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
     return output | {"parameters": {"binary_data_size": len(data)}}, data
+
+
+def to_response(model: str, version: str, identity: str | None, output: Json, data: bytes) -> Response:
+    """Return the answer to a request for inference, with the output's binary data after the JSON."""
+    answer: Json = {"model_name": model, "model_version": version, "outputs": [output]}
+    if identity is not None:
+        answer["id"] = identity
+    text = json.dumps(answer, separators=(",", ":")).encode()
+    if not data:
+        return Response(text, media_type="application/json")
+    return Response(text + data, headers={JSON_LENGTH: str(len(text))}, media_type="application/octet-stream")

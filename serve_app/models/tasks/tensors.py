@@ -14,6 +14,8 @@ from serve_app.models.tasks.candidates import MAX_CANDIDATES
 from serve_app.types import EngineInfo
 
 MIN_CONFIDENCE = 0.001  # the threshold of Ultralytics' validation, which is the lowest in use
+# Ultralytics takes a tensor whose last side is 6 for the output of an end-to-end model, so there are always more.
+_MIN_COLUMNS = 8
 
 
 def to_tensor(raw: RawOutput, info: EngineInfo) -> NDArray[np.float32]:
@@ -22,15 +24,18 @@ def to_tensor(raw: RawOutput, info: EngineInfo) -> NDArray[np.float32]:
     A classification model has one probability for each class, ``(classes,)``. The output of an end-to-end model stays
     as it is, ``(n, 6 + extras)``. Of other models, the tensor has the anchors whose best score is above
     ``MIN_CONFIDENCE``, at most ``MAX_CANDIDATES`` of them, ``(4 + classes + extras, n)``: centre x, centre y, width,
-    height, scores and extras. The anchors keep their order, so a client's results do not depend on the selection.
+    height, scores and extras. The anchors keep their order, so a client's results do not depend on the selection. If
+    they are few, columns of zeros follow.
     """
     first = raw[0]
     if info.task == "classify" or info.end_to_end:
         return first.copy()
     extras, classes = task_of(info).extras(raw, info), len(info.labels)
     if first.shape[1] == 6 + extras:  # rows have only the best class: see ``heads`` and ``engines.device``
-        return _columns_of(first[_best(first[:, 4])], classes, rotated=info.task == "obb")
-    return first[:, _best(first[4 : 4 + classes].max(axis=0))]
+        columns = _columns_of(first[_best(first[:, 4])], classes, rotated=info.task == "obb")
+    else:
+        columns = first[:, _best(first[4 : 4 + classes].max(axis=0))]
+    return np.pad(columns, ((0, 0), (0, max(_MIN_COLUMNS - columns.shape[1], 0))))
 
 
 def _best(confidence: NDArray[np.float32]) -> NDArray[np.intp]:
