@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from serve_app.collect_args import CollectArgs
+from serve_app.compat_args import CompatArgs, CorsArgs
 from serve_app.detect_args import DetectArgs as DetectArgs  # other packages import it from here
 from serve_app.errors import ConfigError
 from serve_app.misspellings import named_variable, suggestion
-from serve_app.network.address_guard import AddressGuard, Network
+from serve_app.network.address_guard import AddressGuard, networks_in
 from serve_app.sections import PREFIX, Section, SectionGroup, section_field, without_empty
 from serve_app.types import DEFAULT_MODEL, KEY_NAME, Precision, Traffic
 
@@ -297,12 +297,12 @@ class OutboundArgs(Section):
     @field_validator("allowed_networks")
     @classmethod
     def _are_networks(cls, value: str | None) -> str | None:
-        _networks(value)  # raises a ValueError that names the invalid network
+        networks_in(value)  # raises a ValueError that names the invalid network
         return value
 
     def guard(self) -> AddressGuard:
         """Return the guard that checks addresses against these settings."""
-        return AddressGuard(_networks(self.allowed_networks))
+        return AddressGuard(networks_in(self.allowed_networks))
 
 
 class AppArgs(DetectorArgs):
@@ -321,6 +321,8 @@ class AppArgs(DetectorArgs):
     outbound: OutboundArgs = section_field()
     mqtt: MqttArgs = section_field()
     collect: CollectArgs = section_field()
+    compat: CompatArgs = section_field()
+    cors: CorsArgs = section_field()
 
     def detectors(self) -> dict[str, DetectorArgs]:
         """Return the Detector settings of each model, by the model's name."""
@@ -328,10 +330,6 @@ class AppArgs(DetectorArgs):
         return {
             name: DetectorArgs(model=model, detect=self.detect, batcher=self.batcher) for name, model in models.items()
         }
-
-
-def _networks(text: str | None) -> tuple[Network, ...]:
-    return tuple(ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
 
 
 def cores() -> int:

@@ -68,6 +68,7 @@ Limit = Literal[
     "max_queued_requests",  # a setting of Ray Serve deployments
     "detector_capacity",
     "json_body",
+    "bodies_with_keys",
     "followers",
     "supervisor_calls",
     "url_fetches",

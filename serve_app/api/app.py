@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app import __version__
@@ -21,12 +22,15 @@ from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access
 from serve_app.api.access.permissions import Router, RouteTable
 from serve_app.api.backend import Backend, Drift, Jobs, Metrics, Streams
+from serve_app.api.compat.routers import routers as compat_routers
 from serve_app.api.events import Followers
 from serve_app.config import AppArgs
 
 _DESCRIPTION = "YOLO detection for images, live video and batch jobs on Ray Serve."
 # These headers stop browsers from embedding responses in other sites' pages and from guessing content types.
 _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
+# Web pages whose origins are in ``cors.origins`` may read these headers of responses.
+_EXPOSED_HEADERS = ("ETag", "Location", "Preference-Applied", "Retry-After", "X-Job-State", "X-Request-ID")
 
 # Some clients join a base URL that ends in a slash with a path that begins with a slash. Others add a slash at the end.
 # We strip the extra slashes instead of redirecting, because many clients do not send the body again after a redirect.
@@ -49,11 +53,22 @@ def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metr
         owners.router(streams, jobs),
         drift_routes.router(drift, streams),
         drift_routes.admin_router(drift),
+        *compat_routers(backend, args),
     )
     api = _Api(routers)
     errors.register(api, metrics)
     key_file = KeyFile(args.access.keys_file) if args.access.keys_file else None
     api.add_middleware(Access, routes=api.route_table, metrics=metrics, args=args, key_file=key_file)
+    if origins := args.cors.allowed():
+        # This middleware is outside of Access, because a browser sends no API key in a preflight. It allows no cookies,
+        # and the server has none.
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
     return api
 
 

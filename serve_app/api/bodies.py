@@ -20,6 +20,7 @@ from serve_app.errors import DeadlineExceeded, InvalidParameter, Limit, Malforme
 from serve_app.schemas.detect import PictureUrl
 
 _MAX_JSON_BYTES = 2**14
+_MAX_JSON_AROUND_PICTURES_BYTES = 2**20
 _MAX_FIELDS = 16  # form fields in addition to the images
 _MAX_FIELD_BYTES = 8192
 # Only the first bytes of a body or part are checked for text, because the check blocks other requests.
@@ -126,6 +127,11 @@ async def read_body(request: Request, max_bytes: int, limit: Limit) -> bytes:
     if coding is not None:
         coding.finish()
     return b"".join(chunks)
+
+
+def json_body_bytes(limits: LimitArgs) -> int:
+    """Return the largest size of a JSON body with images in base64, whose limit applies to the decoded images."""
+    return limits.max_body_mib * 2**20 * 4 // 3 + _MAX_JSON_AROUND_PICTURES_BYTES
 
 
 async def read_in_time(request: Request, max_bytes: int, limit: Limit, deadline_s: float) -> bytes:

@@ -1,4 +1,4 @@
-"""Exception handlers that turn every error into an ``ErrorResponse``."""
+"""Exception handlers that turn every error into an ``ErrorResponse``, or into the form of the route's protocol."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from serve_app.api import parameters
+from serve_app.api.access.protocols import Protocol
 from serve_app.api.backend import Metrics
 from serve_app.api.content_coding import SUPPORTED
 from serve_app.errors import InvalidParameter, Malformed, NotFound, ServeAppError, Unauthorized, UnsupportedEncoding
@@ -29,7 +30,10 @@ def request_id(request: HTTPConnection) -> str:
 
 
 def to_response(request: HTTPConnection, error: ServeAppError, status_code: int | None = None) -> JSONResponse:
-    """Return the error as an HTTP response in JSON."""
+    """Return the error as an HTTP response in JSON, in the form of the route's protocol.
+
+    ``status_code`` is a status that the error's class does not know, such as 405.
+    """
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -38,6 +42,10 @@ def to_response(request: HTTPConnection, error: ServeAppError, status_code: int 
     body = ErrorResponse.from_error(error, request_id(request))
     if request.scope["type"] == "websocket":  # Serve adds X-Request-ID only to HTTP responses
         headers["X-Request-ID"] = body.request_id
+    protocol: Protocol | None = request.scope.get("state", {}).get("protocol")
+    if protocol is not None:
+        status, content = protocol.error(error, body.request_id)
+        return JSONResponse(content, status_code or status, headers)
     return JSONResponse(body.model_dump(), status_code or error.status_code, headers)
 
 

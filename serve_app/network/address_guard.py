@@ -29,6 +29,11 @@ _ALLOCATED = ip_network("2000::/3")
 _RESOLVERS = ThreadPoolExecutor(16, "resolve")
 
 
+def networks_in(text: str | None) -> tuple[Network, ...]:
+    """Return the networks in a comma-separated list. Raise ValueError, which names the network, if one is invalid."""
+    return tuple(ip_network(part.strip()) for part in (text or "").split(",") if part.strip())
+
+
 def addresses_of(host: str, port: int) -> list[str]:
     """Return all addresses of a host, the preferred one first.
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from serve_app import __version__, config, errors
 from serve_app.api import bodies, events, job_submission, url_fetcher
-from serve_app.api.access import middleware
+from serve_app.api.access import credentials, middleware
 from serve_app.api.access.keys import parse_keys
 from serve_app.api.parameters import ALIASES
 from serve_app.deployments import stubs
@@ -35,6 +35,7 @@ DOCUMENTS = {
         "scripts/trials/README.md",
         "serve_app/README.md",
         "serve_app/api/README.md",
+        "serve_app/api/compat/README.md",
         "serve_app/collection/README.md",
         "serve_app/drift/README.md",
         "serve_app/jobs/README.md",
@@ -192,6 +193,7 @@ def test_a_limit_with_a_dot_in_its_name_is_a_setting_and_the_others_are_fixed(
 def test_the_fixed_limits_are_as_the_table_says() -> None:
     fixed = {name: default.removeprefix("fixed: ") for name, default, *_ in LIMITS if default.startswith("fixed: ")}
     assert fixed == {
+        "bodies_with_keys": str(credentials._MAX_WAITING),
         "job_files": f"{job_submission.MAX_FILES:,}",
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",
         "followers": str(events._MAX_FOLLOWERS),

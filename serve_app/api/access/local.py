@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
@@ -20,24 +21,44 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
         )
 
 
-def check_local(request: HTTPConnection) -> None:
+def check_local(request: HTTPConnection, origins: Collection[str]) -> None:
     """Raise Forbidden if another site's web page may have made a browser send the request.
 
     Any web page that is open in a browser on this machine can send requests to the server. The page's host name can
-    point to 127.0.0.1 (DNS rebinding), or the page can send a cross-site request. For a GET without CORS, such as the
-    request of an ``<img>``, a browser sends no ``Origin``. Only ``Sec-Fetch-Site`` then shows that the request is
-    cross-site.
+    point to 127.0.0.1 (DNS rebinding), or the page can send a cross-site request. Pages with one of the ``origins`` may
+    send requests.
     """
-    origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "none")  # only browsers send this header
     if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
         raise Forbidden(
             "access.keys_file: it is not set, so only requests to localhost are accepted; set it and send an API key"
         )
-    if site not in {"same-origin", "none"} or (origin is not None and not _is_loopback(_host(origin))):
+    origin = request.headers.get("origin")
+    is_foreign = origin is not None and not _is_loopback(_host(origin))
+    if origin not in origins and (_is_of_other_site(request) or is_foreign):
         raise Forbidden(
-            "access.keys_file: it is not set, so cross-origin browser requests are refused; set it and send an API key"
+            "access.keys_file: it is not set, so cross-origin browser requests are refused; set it and send an API "
+            "key, or add the page's origin to cors.origins"
         )
+
+
+def check_no_page(request: HTTPConnection, origins: Collection[str]) -> None:
+    """Raise Forbidden if a web page may have made a browser send the request, unless it has one of the ``origins``.
+
+    The request has no API key, and is accepted because of its address. A browser at this address must not let any web
+    page use the server.
+    """
+    origin = request.headers.get("origin")
+    if origin not in origins and (_is_of_other_site(request) or origin is not None):
+        raise Forbidden("a request from a web page needs an API key; send one, or add its origin to cors.origins")
+
+
+def _is_of_other_site(request: HTTPConnection) -> bool:
+    """Return whether ``Sec-Fetch-Site``, which only browsers send, says that another site made the request.
+
+    For a GET without CORS, such as the request of an ``<img>``, a browser sends no ``Origin``. Only this header then
+    shows that the request is cross-site.
+    """
+    return request.headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}
 
 
 def _host(url: str) -> str | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.access.keys import Key, KeyFile, Permission, find_key
-from serve_app.api.access.local import check_local
+from serve_app.api.access import credentials
+from serve_app.api.access.keys import KeyFile, Permission, find_key
+from serve_app.api.access.local import check_local, check_no_page
 from serve_app.api.access.permissions import RouteAccess, RouteTable
 from serve_app.api.access.rates import Caller, KeyUsage
 from serve_app.api.access.reload import KeyReloader
@@ -46,6 +48,8 @@ class Access:
         self._metrics = metrics
         self._args = args.access
         self._deadline_s = args.limits.deadline_s
+        self._origins = args.cors.allowed()
+        self._body_keys = credentials.BodyKeys(args.limits)
         count = args.limits.max_requests
         refusal = f"{count} requests are in flight, which is the limit; retry later or raise it"
         self._requests = ConcurrencyLimit(count, "limits.max_requests", refusal)
@@ -60,10 +64,10 @@ class Access:
             return
         async with AsyncExitStack() as stack:
             try:
-                route, caller = await self._admit(HTTPConnection(scope), stack)
-                scope.setdefault("state", {})["caller"] = caller
+                route, caller = await self._admit(HTTPConnection(scope), receive, stack)
+                scope["state"]["caller"] = caller
                 if scope["type"] == "http":
-                    receive = await self._with_body(Request(scope, receive), route)
+                    receive = await self._with_body(Request(scope, credentials.replayed(scope, receive)), route)
             except ServeAppError as exc:
                 await self._refuse(exc, scope, receive, send)
                 return
@@ -98,15 +102,20 @@ class Access:
                 async with asyncio.timeout(_LAST_MESSAGE_TIMEOUT_S):
                     await send(_last_message(scope, error))
 
-    async def _admit(self, request: HTTPConnection, stack: AsyncExitStack) -> tuple[RouteAccess, Caller]:
+    async def _admit(
+        self, request: HTTPConnection, receive: Receive, stack: AsyncExitStack
+    ) -> tuple[RouteAccess, Caller]:
         """Return the request's route and the request's caller.
 
         The request counts towards the caller's limits until ``stack`` is closed. Raise ServeAppError if the request is
         refused.
         """
-        if self._keys is None:
-            check_local(request)
         route = self._routes.find(request.scope)
+        protocol = route.protocol if route else None
+        request.scope.setdefault("state", {})["protocol"] = protocol  # it decides how an error looks
+        presented = credentials.take_from_query(request.scope, protocol)
+        if self._keys is None:
+            check_local(request, self._origins)
         if route is None:
             raise NotFound("no such route; /docs lists the routes")
         # Without API keys, all callers are on this machine, and each is an administrator.
@@ -114,18 +123,30 @@ class Access:
         anonymous = Caller(principal, self._args.requests_per_s, concurrency=0)
         if route.permission is None:
             return route, anonymous
+        presented = credentials.in_header(request, protocol) or presented
         if self._keys is None:
             caller = anonymous
             await stack.enter_async_context(self._usage[""].one(anonymous))
+        elif not presented and protocol is not None and protocol.admits(request):
+            check_no_page(request, self._origins)
+            caller = replace(anonymous, concurrency=self._args.concurrency)
+            await stack.enter_async_context(self._usage[""].one(caller))
         else:
-            caller = await self._authorise(request, self._keys, route.permission, stack)
+            if not presented and protocol is not None and protocol.body_place and _has_body(request, route):
+                presented = await self._body_keys.read(Request(request.scope, receive), protocol.body_place)
+            if not presented:
+                raise credentials.missing(protocol)
+            caller = await self._authorise(presented, self._keys, route.permission, stack)
         stack.enter_context(self._requests.one())  # without this limit, Serve would queue bodies without bound
         return route, caller
 
     async def _authorise(
-        self, request: HTTPConnection, keys: KeyReloader, permission: Permission, stack: AsyncExitStack
+        self, presented: str, keys: KeyReloader, permission: Permission, stack: AsyncExitStack
     ) -> Caller:
-        key = await _authenticate(request, keys)
+        await keys.refresh()
+        key = find_key(keys.keys, presented)
+        if key is None:
+            raise Unauthorized("the API key is unknown or has expired; use a valid one")
         caller = Caller(
             key.principal,
             self._args.requests_per_s if key.requests_per_s is None else key.requests_per_s,
@@ -182,16 +203,9 @@ class Access:
             await send(_last_message(scope, error))
 
 
-async def _authenticate(request: HTTPConnection, keys: KeyReloader) -> Key:
-    """Return the key that the request presents. Raise Unauthorized if the request has no valid key."""
-    await keys.refresh()
-    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Unauthorized("this request needs an API key; send it in the header Authorization: Bearer KEY")
-    key = find_key(keys.keys, presented.strip())
-    if key is None:
-        raise Unauthorized("the API key is unknown or has expired; use a valid one")
-    return key
+def _has_body(request: HTTPConnection, route: RouteAccess) -> bool:
+    """Return whether the request is one whose body the route will read."""
+    return request.scope["type"] == "http" and request.scope["method"] in _METHODS_WITH_BODY & route.methods
 
 
 def _may_be_endless(scope: Scope) -> bool:

@@ -19,16 +19,25 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
 
 from serve_app.api.access.keys import Permission
+from serve_app.api.access.protocols import Protocol
 
 
 class Router(APIRouter):
     """An APIRouter whose routes all need the same permission, or no API key if the permission is None.
 
     ``Access`` reads the bodies of requests, within its own size limit. If ``reads_own_body`` is true, the routes read
-    the bodies instead.
+    the bodies instead. If the routes belong to another server's ``protocol``, it says where else an API key may be, and
+    how errors look.
     """
 
-    def __init__(self, *, permission: Permission | None, reads_own_body: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        permission: Permission | None,
+        reads_own_body: bool = False,
+        protocol: Protocol | None = None,
+        **options: Any,
+    ) -> None:
         if permission not in (None, *get_args(Permission)):
             raise ValueError(
                 f"permission: {permission!r} is unknown; use one of {', '.join(get_args(Permission))}, or None"
@@ -36,6 +45,7 @@ class Router(APIRouter):
         super().__init__(**options)
         self.permission: Permission | None = permission
         self.reads_own_body = reads_own_body
+        self.protocol = protocol
 
     def include_router(self, *args: Any, **options: Any) -> NoReturn:
         """Raise TypeError, because the routes of a nested router would get this router's permission."""
@@ -51,6 +61,7 @@ class RouteAccess:
     methods: frozenset[str]  # empty for a WebSocket route
     permission: Permission | None
     reads_own_body: bool
+    protocol: Protocol | None
 
 
 class RouteTable:
@@ -90,4 +101,5 @@ def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
         methods = frozenset()
     else:
         raise TypeError(f"{route!r}: a Router may have only WebSocket routes, and HTTP routes that list their methods")
-    return RouteAccess(route.path, route.path_regex, methods, router.permission, router.reads_own_body)
+    rules = router.permission, router.reads_own_body, router.protocol
+    return RouteAccess(route.path, route.path_regex, methods, *rules)

@@ -15,6 +15,8 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.types import Message
 
 from serve_app.api.access.permissions import RouteAccess, Router, RouteTable
+from serve_app.api.access.protocols import Protocol
+from serve_app.errors import Unauthorized
 from tests.support.api import Keys, build, client_of, is_error
 from tests.support.fakes import FakeMetrics
 
@@ -34,7 +36,7 @@ def access_to(path: str, method: str = "") -> RouteAccess:
 
 
 def filled(path: str) -> str:
-    return re.sub(r"\{item\}", "0", re.sub(r"\{(stream_id|job_id|name)\}", "none", path))
+    return re.sub(r"\{item\}", "0", re.sub(r"\{(stream_id|job_id|name|model|owner|project)\}", "none", path))
 
 
 def test_the_table_has_every_route_of_the_application() -> None:
@@ -49,6 +51,7 @@ def test_only_these_routes_are_open() -> None:
     assert {route.path for route in TABLE.routes if route.permission is None} == {
         *("/health", "/livez", "/readyz"),
         *("/openapi.json", "/docs", "/docs/", "/docs/start.js", "/docs/{name}"),
+        *("/v1/status/ping", "/v1/server/status/ping", "/v1/status/updateavailable"),
     }
 
 
@@ -58,6 +61,8 @@ def test_only_these_routes_read_their_own_body() -> None:
         ("/jobs", "POST"),
         ("/jobs/{job_id}", "PUT"),
         ("/jobs/{job_id}/files/{name}", "PUT"),
+        ("/v1/vision/detection", "POST"),
+        ("/v1/vision/custom/{model}", "POST"),
     }
 
 
@@ -103,7 +108,10 @@ async def test_a_route_admits_only_keys_that_have_its_permission(keys: Keys, pat
                 if outcome == "admitted":
                     admitted.add(response.status_code)
                 else:
-                    assert is_refusal(response, 401 if outcome == "unauthorized" else 403, outcome), (method, header)
+                    assert is_refusal(response, 401 if outcome == "unauthorized" else 403, outcome, access.protocol), (
+                        method,
+                        header,
+                    )
                 counted = [] if outcome == "unauthorized" or access.permission is None else [outcome]
                 assert [counted for _, counted in metrics.requests[counted_before:]] == counted
             assert len(admitted) == 1, method
@@ -111,9 +119,13 @@ async def test_a_route_admits_only_keys_that_have_its_permission(keys: Keys, pat
             assert (admitted == {405}) == (method not in access.methods), method
 
 
-def is_refusal(response: httpx.Response, status_code: int, code: str) -> bool:
+def is_refusal(response: httpx.Response, status_code: int, code: str, protocol: Protocol | None = None) -> bool:
+    """Return whether the response is this error, in the form of the route's protocol."""
     if response.request.method == "HEAD":
         return response.status_code == status_code
+    if protocol is not None:
+        _, form = protocol.error(Unauthorized("no key"), "")
+        return response.status_code == status_code and response.json().keys() == form.keys()
     return is_error(response, status_code, code)
 
 
@@ -163,11 +175,12 @@ BODIES = [
 @pytest.mark.parametrize(
     ("method", "path"), [(m, p) for m, p in BODIES if not access_to(p, m).reads_own_body], ids=" ".join
 )
-async def test_a_body_that_the_route_does_not_read_itself_is_limited(
-    unkeyed: httpx.AsyncClient, method: str, path: str
-) -> None:
-    response = await unkeyed.request(method, filled(path), content=b" " * (2**20 + 1))
-    assert is_error(response, 413, "too_large", "json_body")
+async def test_a_body_that_the_route_does_not_read_itself_is_limited(method: str, path: str) -> None:
+    metrics = FakeMetrics()
+    async with client_of(build(metrics=metrics)) as client:
+        response = await client.request(method, filled(path), content=b" " * (2**20 + 1))
+    assert response.is_client_error
+    assert (metrics.refusals, metrics.limits) == (["too_large"], ["json_body"])
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/streams/lot/nothing", "/streams//lot", "/detect/x", "/docs/x/y"])

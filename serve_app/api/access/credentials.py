@@ -1,0 +1,136 @@
+"""Find the API key that a request presents, in the places where the clients of the route's protocol can put it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from urllib.parse import parse_qsl, urlencode
+
+from python_multipart.multipart import parse_options_header
+from starlette.requests import HTTPConnection, Request
+from starlette.types import Message, Receive, Scope
+
+from serve_app.api.access.protocols import KeyPlace, Protocol
+from serve_app.api.bodies import json_body_bytes, read_body
+from serve_app.api.multipart import TooManyParts, split
+from serve_app.config import LimitArgs
+from serve_app.errors import DeadlineExceeded, TooLarge, Unauthorized
+from serve_app.overload.limits import ConcurrencyLimit
+
+_NAME = "api_key"
+_MAX_BODIES = 4  # bodies that are read at the same time before their keys are known
+_MAX_WAITING = 64  # requests whose bodies are read or wait to be read
+_TIMEOUT_S = 10.0
+_MAX_PARTS = 64
+_MAX_KEY_CHARS = 512
+# We search the JSON instead of parsing it, because a client without a key must not make us build large objects.
+_IN_JSON = re.compile(rb'"api_key"\s*:\s*"([^"\\]{1,512})"')
+_NO_KEYS = {"", "None", "null"}  # some clients send the text None if they have no key
+_WORDS: dict[KeyPlace, str] = {
+    "basic": "as the password of HTTP Basic authentication",
+    "query": "as the parameter api_key",
+    "form": "as the form field api_key",
+    "json": "as the field api_key of the JSON body",
+}
+
+
+def take_from_query(scope: Scope, protocol: Protocol | None) -> str:
+    """Return the API key in the query, and remove it from there, so that nothing that logs the query can show it."""
+    if protocol is None or "query" not in protocol.key_places or b"api_key" not in scope["query_string"]:
+        return ""
+    items = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=None)
+    scope["query_string"] = urlencode([(name, value) for name, value in items if name != _NAME]).encode()
+    return next((value for name, value in items if name == _NAME and value not in _NO_KEYS), "")
+
+
+def in_header(request: HTTPConnection, protocol: Protocol | None) -> str:
+    """Return the API key in the header ``Authorization``, or an empty string if there is none."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic" and protocol is not None and "basic" in protocol.key_places:
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+def missing(protocol: Protocol | None) -> Unauthorized:
+    """Return the error for a request without an API key, which says how the client can send one."""
+    places = sorted(protocol.key_places) if protocol is not None else []
+    ways = ", or ".join(["in the header Authorization: Bearer KEY", *(_WORDS[place] for place in places)])
+    return Unauthorized(f"this request needs an API key; send it {ways}")
+
+
+class BodyKeys:
+    """The reader of the bodies that contain API keys. Such a body is read before its sender is known.
+
+    Only ``_MAX_BODIES`` bodies are read at the same time, so clients without a key cannot fill the memory.
+    """
+
+    def __init__(self, limits: LimitArgs) -> None:
+        self._limits = limits
+        self._reading = asyncio.Semaphore(_MAX_BODIES)
+        refusal = (
+            f"{_MAX_WAITING} requests with an API key in the body wait to be read, which is the limit; retry later, or "
+            "send the key in the header Authorization: Bearer KEY"
+        )
+        self._waiting = ConcurrencyLimit(_MAX_WAITING, "bodies_with_keys", refusal)
+
+    async def read(self, request: Request, place: KeyPlace) -> str:
+        """Return the API key in the body, or an empty string. The route reads the body again with ``replayed``.
+
+        Raise Overloaded if too many requests wait, DeadlineExceeded if the body is not complete within 10 s, and the
+        errors of ``read_body``.
+        """
+        limits = self._limits
+        max_bytes = json_body_bytes(limits) if place == "json" else limits.max_body_mib * 2**20
+        with self._waiting.one():
+            try:
+                async with asyncio.timeout(_TIMEOUT_S), self._reading:
+                    body = await read_body(request, max_bytes, "limits.max_body_mib")
+                    key = await _in_form(request, body) if place == "form" else _in_json(body)
+            except TimeoutError as exc:
+                raise DeadlineExceeded(
+                    f"the body with the API key was not complete within {_TIMEOUT_S:g} s; send it faster, or send the "
+                    "key in the header Authorization: Bearer KEY"
+                ) from exc
+        request.scope["state"]["body"] = body
+        return key
+
+
+def replayed(scope: Scope, receive: Receive) -> Receive:
+    """Return a ``receive`` that first returns the body that ``BodyKeys`` has read, if it has read one."""
+    body = scope["state"].pop("body", None)
+    if body is None:
+        return receive
+    unusable = {b"content-encoding", b"content-length", b"transfer-encoding"}  # the body is no longer compressed
+    headers = [header for header in scope["headers"] if header[0] not in unusable]
+    scope["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
+
+
+async def _in_form(request: Request, body: bytes) -> str:
+    kind, parameters = parse_options_header(request.headers.get("content-type"))
+    boundary = parameters.get(b"boundary")
+    if not kind.startswith(b"multipart/") or not boundary:
+        return ""
+    try:
+        parts = await split(body, boundary, _MAX_PARTS)
+    except TooManyParts:
+        raise TooLarge(f"the form has more than {_MAX_PARTS} parts; send fewer") from None
+    found = (part.data for part in parts if part.name == _NAME and len(part.data) <= _MAX_KEY_CHARS)
+    return next((key for data in found if (key := data.decode("utf-8", "replace").strip()) not in _NO_KEYS), "")
+
+
+def _in_json(body: bytes) -> str:
+    keys = (found[1].decode("utf-8", "replace") for found in _IN_JSON.finditer(body))
+    return next((key for key in keys if key not in _NO_KEYS), "")

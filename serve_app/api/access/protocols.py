@@ -1,0 +1,60 @@
+"""What the routes of another server's protocol have in common: how clients send API keys, and how errors look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal
+
+from starlette.requests import HTTPConnection
+
+from serve_app.errors import ServeAppError
+from serve_app.network.address_guard import Network
+from serve_app.types import Json
+
+# Where clients can put an API key, besides the header ``Authorization: Bearer``. ``basic`` is the password of HTTP
+# Basic authentication. The other places are the parameter ``api_key`` of the query, the field ``api_key`` of a
+# multipart form, and the field ``api_key`` of a JSON object.
+KeyPlace = Literal["basic", "query", "form", "json"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The protocol of another server. A ``Router`` names it, and then it applies to all of the router's routes."""
+
+    name: str  # the name of the protocol's section in the settings, below ``compat``
+    # Returns the status code and the JSON of an error, from the error and the request's id.
+    error: Callable[[ServeAppError, str], tuple[int, Json]]
+    key_places: frozenset[KeyPlace] = frozenset()
+    allow_from: tuple[Network, ...] = ()  # if API keys are configured, clients in these networks need none
+
+    @property
+    def body_place(self) -> KeyPlace | None:
+        """The place in the body in which a key may be."""
+        return next((place for place in ("form", "json") if place in self.key_places), None)
+
+    def admits(self, request: HTTPConnection) -> bool:
+        """Return whether the client needs no API key.
+
+        Each proxy adds its client's address to the header ``X-Forwarded-For``, as our HAProxy does. All of these
+        addresses must be in ``allow_from``, because a client can send the header, too. The last proxies may also be on
+        this machine.
+        """
+        if not self.allow_from:
+            return False
+        forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
+        hops = [hop.strip() for hop in forwarded.split(",")] if forwarded else []
+        hops.append(request.client.host if request.client else "")
+        try:
+            client, *proxies = [_address(hop) for hop in hops]
+        except ValueError:
+            return False
+        others = (proxy for proxy in proxies if not proxy.is_loopback)
+        return all(any(address in network for network in self.allow_from) for address in (client, *others))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Return an address. A socket for both versions of IP shows IPv4 addresses as IPv6 addresses."""
+    address = ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,1 @@
+"""The protocols of other servers, one file each, so that their clients can use this server instead."""

@@ -1,0 +1,124 @@
+"""The way of an image from a request of another server's protocol to the model, which is the same for all protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from fastapi import Request
+from python_multipart.multipart import parse_options_header
+
+from serve_app.api.access.middleware import tenant_of
+from serve_app.api.backend import Backend
+from serve_app.api.bodies import read_body
+from serve_app.api.compat.names import ModelNames
+from serve_app.api.multipart import TooManyParts, split
+from serve_app.config import AppArgs
+from serve_app.errors import DeadlineExceeded, Malformed, ServeAppError, TooLarge
+from serve_app.types import Answer, DetectParams, PictureRequest
+
+_MAX_CONCURRENT_PICTURES = 8  # per request, as in POST /detect
+_MAX_FIELDS = 32  # form fields in addition to the images
+_MAX_FIELD_BYTES = 8192
+MIN_CONFIDENCE = 0.01  # as in POST /detect; a lower value means this value, because other servers accept 0
+
+
+@dataclass(frozen=True)
+class Form:
+    """The images in a multipart form, and its other fields."""
+
+    pictures: list[bytes]
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class Pictures:
+    """The images of all protocols. They have the same limits, deadlines and tenants as those of ``POST /detect``."""
+
+    def __init__(self, backend: Backend, args: AppArgs) -> None:
+        self.names = ModelNames(args)
+        self.limits = args.limits
+        self._backend = backend
+
+    @asynccontextmanager
+    async def admitted(self, request: Request, model: str) -> AsyncIterator[float]:
+        """Admit a request before its body is read, and yield the time at which it expires, on the monotonic clock.
+
+        ``model`` is a result of ``ModelNames.find``. Raise Overloaded if the model graph is full, and DeadlineExceeded
+        if the block takes longer than ``limits.deadline_s``.
+        """
+        self._backend.admit(tenant_of(request), model)
+        deadline_s = self.limits.deadline_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield time.monotonic() + deadline_s
+        except TimeoutError as exc:
+            raise DeadlineExceeded(
+                f"limits.deadline_s: no result within {deadline_s:g} s; retry later or raise the limit"
+            ) from exc
+
+    async def form(self, request: Request, part_name: str) -> Form:
+        """Return the multipart body, whose images are parts with the name ``part_name``.
+
+        Raise Malformed or TooLarge if the body is not such a form or too large.
+        """
+        body = await read_body(request, self.limits.max_body_mib * 2**20, "limits.max_body_mib")
+        kind, parameters = parse_options_header(request.headers.get("content-type"))
+        boundary = parameters.get(b"boundary")
+        if not kind.startswith(b"multipart/") or not boundary:
+            raise Malformed(f"the body is not a multipart form; send the image as a part named {part_name!r}")
+        try:
+            parts = await split(body, boundary, self.limits.max_images_per_request + _MAX_FIELDS)
+        except TooManyParts:
+            raise TooLarge("the form has too many parts; send fewer") from None
+        pictures = [part.data for part in parts if part.name == part_name]
+        fields = {part.name: part.data for part in parts if part.name != part_name}
+        if too_long := [name for name, data in fields.items() if len(data) > _MAX_FIELD_BYTES]:
+            raise Malformed(f"{too_long[0][:64]}: the field is longer than {_MAX_FIELD_BYTES >> 10} KiB; shorten it")
+        self.check_count(len(pictures))
+        return Form(pictures, {name: data.decode("utf-8", "replace").strip() for name, data in fields.items()})
+
+    def check_count(self, count: int) -> None:
+        """Raise TooLarge if a request has more images than ``limits.max_images_per_request``."""
+        if count > self.limits.max_images_per_request:
+            raise TooLarge(
+                f"limits.max_images_per_request: the request has {count} images, and the limit is "
+                f"{self.limits.max_images_per_request}; send fewer or raise the limit",
+                limit="limits.max_images_per_request",
+            )
+
+    async def detect(
+        self, request: Request, pictures: Sequence[bytes], params: DetectParams, expires_at_s: float, annotate: bool
+    ) -> list[Answer]:
+        """Return the answers for all images. Raise the first image's error if the model cannot answer them all."""
+        slots, tenant = asyncio.Semaphore(_MAX_CONCURRENT_PICTURES), tenant_of(request)
+
+        async def answer(picture: bytes) -> Answer | ServeAppError:
+            started_at_s = time.monotonic()
+            try:
+                async with slots:
+                    left_s = expires_at_s - time.monotonic()
+                    found = await self._backend.detect(PictureRequest(picture, params, left_s, annotate, tenant))
+            except ServeAppError as exc:
+                return exc
+            return replace(found, timing=replace(found.timing, total_s=time.monotonic() - started_at_s))
+
+        answers: list[Answer] = []
+        for one in await asyncio.gather(*map(answer, pictures)):
+            if isinstance(one, ServeAppError):
+                raise one
+            answers.append(one)
+        return answers
+
+
+def checked_number(name: str, text: str, lowest: float, highest: float) -> float:
+    """Return the number in a parameter. Raise Malformed if it is not a number or is out of range."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not lowest <= value <= highest:
+        raise Malformed(f"{name}: send a number from {lowest:g} to {highest:g}")
+    return value

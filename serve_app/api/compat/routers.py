@@ -1,0 +1,18 @@
+"""The routers of all protocols that are enabled."""
+
+from __future__ import annotations
+
+from serve_app.api.access.permissions import Router
+from serve_app.api.backend import Backend
+from serve_app.api.compat import deepstack
+from serve_app.api.compat.pictures import Pictures
+from serve_app.config import AppArgs
+
+
+def routers(backend: Backend, args: AppArgs) -> tuple[Router, ...]:
+    """Return the routers of each protocol whose section in ``compat`` has ``enabled: true``."""
+    compat, pictures = args.compat, Pictures(backend, args)
+    found: list[Router] = []
+    if compat.deepstack.enabled:
+        found += deepstack.routers(pictures, compat.deepstack)
+    return tuple(found)

@@ -1,0 +1,94 @@
+"""The sections ``compat`` and ``cors`` of the settings: clients of other servers, and web pages of other sites."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import field_validator
+
+from serve_app.network.address_guard import Network, networks_in
+from serve_app.sections import Section, section_field
+
+_ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
+
+
+class ProtocolArgs(Section):
+    """The routes of one protocol."""
+
+    # The routes need an API key as all others do, so they are on by default.
+    enabled: bool = True
+
+
+class KeylessProtocolArgs(ProtocolArgs):
+    """The routes of a protocol that has clients which cannot send an API key."""
+
+    allow_from: str | None = None  # if API keys are configured, clients in these networks need none; comma-separated
+
+    @field_validator("allow_from")
+    @classmethod
+    def _are_networks(cls, value: str | None) -> str | None:
+        networks_in(value)  # raises a ValueError that names the invalid network
+        return value
+
+    def networks(self) -> tuple[Network, ...]:
+        """Return the networks in ``allow_from``."""
+        return networks_in(self.allow_from)
+
+
+class DeepStackArgs(KeylessProtocolArgs):
+    """The routes of DeepStack and CodeProject.AI."""
+
+    env_prefix = "SERVE_APP_COMPAT_DEEPSTACK_"
+
+
+class UltralyticsArgs(ProtocolArgs):
+    """The routes of the Ultralytics Platform."""
+
+    env_prefix = "SERVE_APP_COMPAT_ULTRALYTICS_"
+
+
+class OpenInferenceArgs(KeylessProtocolArgs):
+    """The routes of the Open Inference Protocol, version 2."""
+
+    env_prefix = "SERVE_APP_COMPAT_OPEN_INFERENCE_"
+
+
+class RoboflowArgs(ProtocolArgs):
+    """The routes of Roboflow's inference server."""
+
+    env_prefix = "SERVE_APP_COMPAT_ROBOFLOW_"
+
+
+class CompatArgs(Section):
+    """The protocols of other servers, whose clients can use this server instead."""
+
+    deepstack: DeepStackArgs = section_field()
+    ultralytics: UltralyticsArgs = section_field()
+    open_inference: OpenInferenceArgs = section_field()
+    roboflow: RoboflowArgs = section_field()
+
+    not_from_env = frozenset({"deepstack", "ultralytics", "open_inference", "roboflow"})
+
+
+class CorsArgs(Section):
+    """The sites whose web pages may read the server's answers."""
+
+    origins: str | None = None  # such as https://app.example, comma-separated
+
+    env_prefix = "SERVE_APP_CORS_"
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, value: str | None) -> str | None:
+        for origin in _parts(value):
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin; list each as https://app.example, without a path")
+        return value
+
+    def allowed(self) -> frozenset[str]:
+        """Return the origins in ``origins``."""
+        return frozenset(_parts(self.origins))
+
+
+def _parts(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

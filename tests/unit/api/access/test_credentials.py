@@ -1,0 +1,195 @@
+"""The places in which the clients of other servers send API keys."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from serve_app.api.access import credentials
+from serve_app.api.access.keys import KeyFile
+from serve_app.api.access.middleware import Access, tenant_of
+from serve_app.api.access.permissions import Router, RouteTable
+from serve_app.api.access.protocols import KeyPlace, Protocol
+from serve_app.config import parse_args
+from serve_app.errors import ServeAppError
+from serve_app.network.address_guard import networks_in
+from serve_app.types import Json
+from tests.support.api import Keys, client_of, until
+from tests.support.fakes import FakeMetrics
+
+pytestmark = pytest.mark.anyio
+
+WRONG = ["", "None", "null", "sl_wrong"]
+
+
+def api_of(keys: Keys, *places: KeyPlace, allow_from: str = "", metrics: FakeMetrics | None = None) -> FastAPI:
+    """Return an application with one route, which answers with the caller's name, the query and the body's size."""
+
+    def error(error: ServeAppError, request_id: str) -> tuple[int, Json]:
+        return error.status_code, {"error": error.detail}
+
+    protocol = Protocol("open_inference", error, frozenset(places), networks_in(allow_from))
+    routes = Router(permission="detect", reads_own_body=True, protocol=protocol)
+
+    @routes.post("/echo")
+    async def echo(request: Request) -> JSONResponse:
+        size = len(await request.body())
+        return JSONResponse({"name": tenant_of(request), "query": request.url.query, "size": size})
+
+    api = FastAPI()
+    api.include_router(routes)
+    args = parse_args({"access": {"keys_file": str(keys.path)}, "cors": {"origins": "https://app.example"}})
+    table, key_file = RouteTable([routes]), KeyFile(keys.path)
+    api.add_middleware(Access, routes=table, metrics=metrics or FakeMetrics(), args=args, key_file=key_file)
+    return api
+
+
+def text_of(header: dict[str, str]) -> str:
+    return header["Authorization"].removeprefix("Bearer ")
+
+
+async def test_a_key_in_the_query_is_accepted_and_removed_from_the_query(keys: Keys) -> None:
+    key = text_of(keys.add("dock", "detect"))
+    async with client_of(api_of(keys, "query")) as client:
+        accepted = await client.post("/echo", params={"a": "1 2", "api_key": key, "b": ""}, content=b"12")
+        assert accepted.json() == {"name": "dock", "query": "a=1+2&b=", "size": 2}
+        for wrong in WRONG:
+            refused = await client.post("/echo", params={"api_key": wrong})
+            assert refused.status_code == 401
+            assert refused.json().keys() == {"error"}
+    async with client_of(api_of(keys)) as client:  # a protocol without keys in the query
+        assert (await client.post("/echo", params={"api_key": key})).status_code == 401
+
+
+async def test_the_password_of_basic_authentication_may_be_a_key(keys: Keys) -> None:
+    key = text_of(keys.add("dock", "detect"))
+    async with client_of(api_of(keys, "basic")) as client:
+        assert (await client.post("/echo", auth=("anyone", key))).json()["name"] == "dock"
+        assert (await client.post("/echo", auth=(key, ""))).status_code == 401
+        for value in ("", "#", base64.b64encode(b"\xff:\xff").decode()):
+            assert (await client.post("/echo", headers={"Authorization": f"Basic {value}"})).status_code == 401
+    async with client_of(api_of(keys, "form")) as client:
+        assert (await client.post("/echo", auth=("anyone", key))).status_code == 401
+
+
+async def test_a_key_in_the_body_is_accepted_and_the_route_gets_the_whole_body(keys: Keys) -> None:
+    key = text_of(keys.add("dock", "detect"))
+    body = json.dumps({"a": "x" * 100_000, "api_key": key}).encode()
+    async with client_of(api_of(keys, "query", "json")) as client:
+        assert (await client.post("/echo", content=body)).json() == {"name": "dock", "query": "", "size": len(body)}
+        for wrong in WRONG:
+            assert (await client.post("/echo", json={"api_key": wrong})).status_code == 401
+        assert (await client.post("/echo", content=b'{"api_key": {"api_key": 1}}')).status_code == 401
+    async with client_of(api_of(keys, "form")) as client:
+        picture = {"image": b"\xff\xd8" + bytes(100_000)}
+        accepted = await client.post("/echo", data={"api_key": key}, files=picture)
+        assert accepted.json()["name"] == "dock"
+        assert accepted.json()["size"] > 100_000
+        for wrong in WRONG:
+            assert (await client.post("/echo", data={"api_key": wrong}, files=picture)).status_code == 401
+        assert (await client.post("/echo", data={"api_key": key})).status_code == 401  # it is not multipart
+
+
+async def test_a_compressed_body_with_a_key_reaches_the_route_inflated(keys: Keys) -> None:
+    body = json.dumps({"api_key": text_of(keys.add("dock", "detect")), "a": "x" * 1000}).encode()
+    async with client_of(api_of(keys, "json")) as client:
+        packed = await client.post("/echo", content=gzip.compress(body), headers={"Content-Encoding": "gzip"})
+    assert packed.json()["size"] == len(body)
+
+
+async def unreadable() -> AsyncIterator[bytes]:
+    raise AssertionError("the body must not be read")
+    yield b""
+
+
+async def test_a_key_in_a_header_or_in_the_query_is_checked_before_the_body_is_read(keys: Keys) -> None:
+    other = keys.add("yard", "streams")
+    async with client_of(api_of(keys, "query", "json")) as client:
+        assert (await client.post("/echo", content=unreadable(), headers=other)).status_code == 403
+        query = {"api_key": text_of(other)}
+        assert (await client.post("/echo", content=unreadable(), params=query)).status_code == 403
+
+
+async def test_only_four_bodies_with_keys_are_read_at_the_same_time(keys: Keys) -> None:
+    key = text_of(keys.add("dock", "detect"))
+    reading, most, finish = 0, 0, asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await finish.wait()
+        yield json.dumps({"api_key": key}).encode()
+        reading -= 1
+
+    metrics = FakeMetrics()
+    async with client_of(api_of(keys, "json", metrics=metrics)) as client:
+        sent = [asyncio.create_task(client.post("/echo", content=slow())) for _ in range(32)]
+        await until(lambda: reading == 4)
+        finish.set()
+        assert {response.status_code for response in await asyncio.gather(*sent)} == {200}
+    assert most == 4
+    assert metrics.requests == [("dock", "admitted")] * 32
+
+
+async def test_a_body_with_a_key_must_arrive_in_time_and_few_may_wait(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(credentials, "_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(credentials, "_MAX_WAITING", 1)
+    metrics = FakeMetrics()
+    async with client_of(api_of(keys, "json", metrics=metrics)) as client:
+        responses = await asyncio.gather(*(client.post("/echo", content=endless()) for _ in range(2)))
+    assert sorted(response.status_code for response in responses) == [503, 504]
+    assert "bodies_with_keys" in metrics.limits
+
+
+async def test_clients_in_an_allowed_network_need_no_key(keys: Keys) -> None:
+    header = keys.add("dock", "detect")
+    async with client_of(api_of(keys, "basic", allow_from="127.0.0.0/8, 10.1.0.0/16")) as client:
+        assert (await client.post("/echo")).json()["name"] == ""
+        assert (await client.post("/echo", headers=header)).json()["name"] == "dock"
+        assert (await client.post("/echo", auth=("a", "wrong"))).status_code == 401
+        for addresses, status_code in (
+            ("10.1.2.3", 200),
+            ("::ffff:10.1.2.3", 200),
+            ("10.1.2.3, 127.0.0.1", 200),
+            ("10.2.2.3", 401),
+            ("10.1.2.3, 10.2.2.3", 401),
+            ("10.2.2.3, 10.1.2.3", 401),
+            ("unknown", 401),
+            ("", 200),
+        ):
+            response = await client.post("/echo", headers={"X-Forwarded-For": addresses} if addresses else {})
+            assert response.status_code == status_code, addresses
+    async with client_of(api_of(keys, "basic", allow_from="10.1.0.0/16")) as client:
+        assert (await client.post("/echo")).status_code == 401
+        through_proxy = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3"})
+        assert through_proxy.status_code == 200  # from HAProxy on this machine
+
+
+async def test_web_pages_in_an_allowed_network_need_a_key(keys: Keys) -> None:
+    header = keys.add("dock", "detect")
+    async with client_of(api_of(keys, allow_from="127.0.0.0/8")) as client:
+        for page in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert (await client.post("/echo", headers=page)).status_code == 403
+            assert (await client.post("/echo", headers=page | header)).status_code == 200
+        ours = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+        assert (await client.post("/echo", headers=ours)).status_code == 200
+
+
+async def test_an_error_of_a_missing_key_says_where_the_client_can_put_it(keys: Keys) -> None:
+    async with client_of(api_of(keys, "query", "json")) as client:
+        detail = (await client.post("/echo")).json()["error"]
+    assert "Authorization: Bearer KEY, or as the field api_key of the JSON body, or as the parameter api_key" in detail
