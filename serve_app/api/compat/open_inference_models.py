@@ -4,56 +4,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.config import AppArgs
+from serve_app.api.compat.names import ModelNames
 from serve_app.errors import NotFound
 from serve_app.types import EngineInfo, Json
 
 VERSION = "1"  # of every model; a roll-out does not change it, because clients keep it
-PLATFORM = "sightline"
-TENSOR_INPUT, TENSOR_OUTPUT = "images", "output0"  # Ultralytics' names
-IMAGE_INPUT, IMAGE_OUTPUT = "image", "detections"
+_PLATFORM = "sightline"
 _IMAGE_SUFFIX = "-image"
-_STRIDE_PX = 32  # of all inputs, because clients round sizes up to a multiple
+_STRIDE_PX = 32  # of all inputs; clients round sizes up to a multiple
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model under the name that clients of this protocol use."""
+    """A model under a name that clients of this protocol use."""
 
     name: str
     model: str  # the name of the application's model
     takes_pictures: bool  # encoded images in, detections out; otherwise tensors in, tensors out
 
     @property
-    def tensors(self) -> tuple[str, str]:
-        """The names of the input and of the output."""
-        return (IMAGE_INPUT, IMAGE_OUTPUT) if self.takes_pictures else (TENSOR_INPUT, TENSOR_OUTPUT)
+    def input(self) -> str:
+        """The name of the input. Ultralytics also has this name for tensors."""
+        return "image" if self.takes_pictures else "images"
+
+    @property
+    def output(self) -> str:
+        """The name of the output. Ultralytics also has this name for tensors."""
+        return "detections" if self.takes_pictures else "output0"
 
 
-def served_models(args: AppArgs) -> dict[str, Served]:
-    """Return every name that a client may use. A model's own name wins over another model's name with a suffix."""
-    own = {name: Served(name, name, takes_pictures=False) for name in args.detectors()}
-    with_suffix = {f"{name}{_IMAGE_SUFFIX}": name for name in own}
-    return {name: Served(name, model, takes_pictures=True) for name, model in with_suffix.items()} | own
+def served(names: ModelNames) -> list[Served]:
+    """Return every model under the names that lists show."""
+    return [find(names, f"{name}{suffix}", VERSION) for name in names.shown for suffix in ("", _IMAGE_SUFFIX)]
 
 
-def find(served: dict[str, Served], name: str, version: str) -> Served:
-    """Return the model with this name. Raise NotFound if there is none, or if it has no such version."""
-    if name not in served:
-        raise NotFound(f"no model is named {name[:64]!r}; use one of {', '.join(served)}")
+def find(names: ModelNames, name: str, version: str) -> Served:
+    """Return the model with this name. A model's own name wins over another model's name with the suffix.
+
+    Raise NotFound if there is no such model, or if it has no such version.
+    """
     if version != VERSION:
-        raise NotFound(f"{name} has only the version {VERSION}; ask for it, or for no version")
-    return served[name]
+        raise NotFound(f"every model has only the version {VERSION}; ask for it, or for no version")
+    try:
+        return Served(name, names.find(name), takes_pictures=False)
+    except NotFound:
+        if not name.endswith(_IMAGE_SUFFIX):
+            raise
+    return Served(name, names.find(name.removesuffix(_IMAGE_SUFFIX)), takes_pictures=True)
 
 
 def metadata_of(one: Served, info: EngineInfo | None) -> Json:
     """Return the answer to a request for a model's metadata. ``info`` is None if the model takes encoded images."""
-    names = zip(one.tensors, _tensors_of(info), strict=True)
-    given, answered = ({"name": name, "datatype": kind, "shape": [-1, *shape]} for name, (kind, shape) in names)
+    given, answered = (
+        {"name": name, "datatype": kind, "shape": [-1, *shape]} for name, kind, shape in _tensors_of(one, info)
+    )
     return {
         "name": one.name,
         "versions": [VERSION],
-        "platform": PLATFORM,
+        "platform": _PLATFORM,
         "inputs": [given],
         "outputs": [answered],
     }
@@ -61,14 +69,13 @@ def metadata_of(one: Served, info: EngineInfo | None) -> Json:
 
 def config_of(one: Served, info: EngineInfo | None, max_images: int) -> Json:
     """Return the answer to a request for a model's config, in the form of Triton."""
-    names = zip(one.tensors, _tensors_of(info), strict=True)
     given, answered = (
         {"name": name, "data_type": "TYPE_STRING" if kind == "BYTES" else f"TYPE_{kind}", "dims": shape}
-        for name, (kind, shape) in names
+        for name, kind, shape in _tensors_of(one, info)
     )
     config: Json = {
         "name": one.name,
-        "platform": PLATFORM,
+        "platform": _PLATFORM,
         "max_batch_size": max_images,
         "input": [given],
         "output": [answered],
@@ -79,11 +86,11 @@ def config_of(one: Served, info: EngineInfo | None, max_images: int) -> Json:
     return config
 
 
-def _tensors_of(info: EngineInfo | None) -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
-    """Return the datatype and the shape for one image, of the input and of the output; -1 is any number."""
+def _tensors_of(one: Served, info: EngineInfo | None) -> list[tuple[str, str, list[int]]]:
+    """Return the name, datatype and shape for one image of the input and of the output; -1 is any number."""
     if info is None:
-        return ("BYTES", []), ("BYTES", [])
-    return ("FP32", [3, *info.input_shape]), ("FP32", _output_shape(info))
+        return [(one.input, "BYTES", []), (one.output, "BYTES", [])]
+    return [(one.input, "FP32", [3, *info.input_shape]), (one.output, "FP32", _output_shape(info))]
 
 
 def _output_shape(info: EngineInfo) -> list[int]:

@@ -86,11 +86,10 @@ def _split(inputs: Sequence[InputTensor], rest: memoryview) -> list[memoryview |
     return binaries
 
 
-def read_planes(request: Request, name: str, max_images: int) -> NDArray[np.floating]:
+def read_planes(request: Request, name: str) -> NDArray[np.floating]:
     """Return the images of the request's only input, ``(n, 3, height, width)``. The numbers are not copied.
 
-    Raise InvalidParameter if the input is another tensor, Malformed if its data do not fit its shape, and TooLarge if
-    it has more than ``max_images`` images.
+    Raise InvalidParameter if the input is another tensor, and Malformed if its data do not fit its shape.
     """
     tensor, binary = _only_input(request, name)
     dtype = _FLOATS.get(tensor.datatype)
@@ -99,7 +98,6 @@ def read_planes(request: Request, name: str, max_images: int) -> NDArray[np.floa
     shape = tensor.shape
     if len(shape) != 4 or shape[1] != 3 or min(shape) < 1:
         raise InvalidParameter(f"inputs: the shape of {name!r} is [n, 3, height, width], with at least one image")
-    _check_count(shape[0], max_images)
     count = math.prod(shape)
     if binary is not None:
         if len(binary) != count * dtype.itemsize:
@@ -117,14 +115,13 @@ def read_planes(request: Request, name: str, max_images: int) -> NDArray[np.floa
     return array.reshape(shape)
 
 
-def read_elements(request: Request, name: str, max_images: int) -> list[bytes]:
+def read_elements(request: Request, name: str) -> list[bytes]:
     """Return the elements of the request's only input, whose datatype is BYTES. Raise the errors of ``read_planes``."""
     tensor, binary = _only_input(request, name)
     if tensor.datatype != "BYTES":
         raise InvalidParameter(f"inputs: the datatype of {name!r} is BYTES: send encoded images, such as JPEGs")
     if not 1 <= len(tensor.shape) <= 2 or tensor.shape[1:] not in ([], [1]) or tensor.shape[0] < 1:
         raise InvalidParameter(f"inputs: the shape of {name!r} is [n] or [n, 1], with at least one image")
-    _check_count(tensor.shape[0], max_images)
     if binary is None:
         raise InvalidParameter(f"inputs: JSON cannot contain images; send {name!r} as binary data")
     elements = []
@@ -147,15 +144,6 @@ def _only_input(request: Request, name: str) -> tuple[InputTensor, memoryview | 
     if len(inputs) != 1 or inputs[0].name != name:
         raise InvalidParameter(f"inputs: the model has one input, {name!r}; send it, and no other")
     return inputs[0], request.binaries[0]
-
-
-def _check_count(count: int, max_images: int) -> None:
-    if count > max_images:
-        raise TooLarge(
-            f"limits.max_images_per_request: the tensor has {count} images, and the limit is {max_images}; send fewer "
-            "or raise the limit",
-            limit="limits.max_images_per_request",
-        )
 
 
 def check_outputs(request: Request, name: str) -> None:

@@ -36,7 +36,9 @@ def access_to(path: str, method: str = "") -> RouteAccess:
 
 
 def filled(path: str) -> str:
-    return re.sub(r"\{item\}", "0", re.sub(r"\{(stream_id|job_id|name|model|owner|project)\}", "none", path))
+    return re.sub(
+        r"\{item\}", "0", re.sub(r"\{(stream_id|job_id|name|model|owner|project|version|other:path)\}", "none", path)
+    )
 
 
 def test_the_table_has_every_route_of_the_application() -> None:
@@ -63,6 +65,8 @@ def test_only_these_routes_read_their_own_body() -> None:
         ("/jobs/{job_id}/files/{name}", "PUT"),
         ("/v1/vision/detection", "POST"),
         ("/v1/vision/custom/{model}", "POST"),
+        ("/v2/models/{model}/infer", "POST"),
+        ("/v2/models/{model}/versions/{version}/infer", "POST"),
     }
 
 
