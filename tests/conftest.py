@@ -33,9 +33,12 @@ needs_shared = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option ``--chaos``, with which the tests repeat each fault many times."""
+    """Add the options ``--chaos``, with which the tests repeat each fault many times, and ``--clients``."""
     parser.addoption(
         "--chaos", action="store_true", help="repeat each fault as often as in the published measurements (takes 1 h)"
+    )
+    parser.addoption(
+        "--clients", action="store_true", help="install the clients of other servers in environments of their own"
     )
 
 
@@ -78,6 +81,13 @@ def only_with_chaos(chaos: bool) -> None:
     """Skip a test that takes minutes, unless ``--chaos`` is set. A faster test covers the same fault."""
     if not chaos:
         pytest.skip("takes minutes, and a faster test covers the same fault; run scripts/test --chaos to include it")
+
+
+@pytest.fixture(scope="session")
+def only_with_clients(request: pytest.FixtureRequest) -> None:
+    """Skip a test that installs another server's client in an environment of its own, unless ``--clients`` is set."""
+    if not request.config.getoption("--clients"):
+        pytest.skip("installs packages; recorded requests of this client are tested; run scripts/test --clients")
 
 
 @pytest.fixture

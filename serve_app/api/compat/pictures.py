@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,13 +17,16 @@ from serve_app.api.backend import Backend
 from serve_app.api.bodies import read_body
 from serve_app.api.compat.names import ModelNames
 from serve_app.api.multipart import TooManyParts, split
+from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
-from serve_app.errors import DeadlineExceeded, Malformed, ServeAppError, TooLarge
+from serve_app.errors import DeadlineExceeded, Malformed, ServeAppError, TooLarge, UrlsDisabled
+from serve_app.schemas.models import ModelStatus
 from serve_app.types import Answer, DetectParams, PictureRequest
 
 _MAX_CONCURRENT_PICTURES = 8  # per request, as in POST /detect
 _MAX_FIELDS = 32  # form fields in addition to the images
 _MAX_FIELD_BYTES = 8192
+_STATUS_TIMEOUT_S = 5.0
 MIN_CONFIDENCE = 0.01  # as in POST /detect; a lower value means this value, because other servers accept 0
 
 
@@ -41,6 +45,10 @@ class Pictures:
         self.names = ModelNames(args)
         self.limits = args.limits
         self._backend = backend
+        self._max_bytes = args.limits.max_body_mib * 2**20
+        outbound = args.outbound
+        self._fetcher = Fetcher(outbound.guard(), self._max_bytes) if outbound.detect_urls else None
+        self._statuses: tuple[float, dict[str, ModelStatus]] = (0.0, {})  # when they expire, and by name
 
     @asynccontextmanager
     async def admitted(self, request: Request, model: str) -> AsyncIterator[float]:
@@ -64,7 +72,7 @@ class Pictures:
 
         Raise Malformed or TooLarge if the body is not such a form or too large.
         """
-        body = await read_body(request, self.limits.max_body_mib * 2**20, "limits.max_body_mib")
+        body = await read_body(request, self._max_bytes, "limits.max_body_mib")
         kind, parameters = parse_options_header(request.headers.get("content-type"))
         boundary = parameters.get(b"boundary")
         if not kind.startswith(b"multipart/") or not boundary:
@@ -80,6 +88,44 @@ class Pictures:
         self.check_count(len(pictures))
         return Form(pictures, {name: data.decode("utf-8", "replace").strip() for name, data in fields.items()})
 
+    async def statuses(self) -> dict[str, ModelStatus]:
+        """Return the status of each model, by the name that a ``DetectParams`` has for it.
+
+        The statuses of loaded models are kept for a few seconds, because some protocols need them for each image.
+        """
+        expires_at_s, found = self._statuses
+        if time.monotonic() >= expires_at_s:
+            found = {status.name: status for status in await self._backend.models()}
+            is_complete = all(status.task for status in found.values())
+            self._statuses = time.monotonic() + (_STATUS_TIMEOUT_S if is_complete else 0.0), found
+        return found
+
+    def from_base64(self, text: str) -> bytes:
+        """Return an image that is sent as base64 or as a data URL.
+
+        Raise Malformed if it is not base64, and TooLarge if the decoded image is larger than ``limits.max_body_mib``.
+        """
+        encoded = text.partition(",")[2] if text.startswith("data:") else text
+        if len(encoded) * 3 // 4 > self._max_bytes + 2:
+            raise TooLarge(
+                f"limits.max_body_mib: the image is larger than the limit of {self.limits.max_body_mib} MiB; send a "
+                "smaller image or raise the limit",
+                limit="limits.max_body_mib",
+            )
+        try:
+            return binascii.a2b_base64(encoded)
+        except (binascii.Error, ValueError) as exc:
+            raise Malformed("the image is not valid base64; encode the image's bytes as base64") from exc
+
+    async def fetch(self, request: Request, url: str) -> bytes:
+        """Return the image at a URL. Raise UrlsDisabled, or the errors of ``Fetcher.fetch``."""
+        if self._fetcher is None:
+            raise UrlsDisabled(
+                "outbound.detect_urls: fetching images by URL is disabled; send the image itself, or set "
+                "SERVE_APP_DETECT_URLS=true"
+            )
+        return await self._fetcher.fetch(url, tenant_of(request))
+
     def check_count(self, count: int) -> None:
         """Raise TooLarge if a request has more images than ``limits.max_images_per_request``."""
         if count > self.limits.max_images_per_request:
@@ -87,6 +133,15 @@ class Pictures:
                 f"limits.max_images_per_request: the request has {count} images, and the limit is "
                 f"{self.limits.max_images_per_request}; send fewer or raise the limit",
                 limit="limits.max_images_per_request",
+            )
+
+    def check_size(self, pictures: Sequence[bytes]) -> None:
+        """Raise TooLarge if the decoded images together are larger than ``limits.max_body_mib``."""
+        if sum(map(len, pictures)) > self._max_bytes:
+            raise TooLarge(
+                f"limits.max_body_mib: the images together are larger than the limit of {self.limits.max_body_mib} "
+                "MiB; send fewer images or raise the limit",
+                limit="limits.max_body_mib",
             )
 
     async def detect(
