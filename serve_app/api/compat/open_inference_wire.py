@@ -124,7 +124,7 @@ def read_elements(request: Request, name: str) -> list[bytes]:
         raise InvalidParameter(f"inputs: the shape of {name!r} is [n] or [n, 1], with at least one image")
     if binary is None:
         raise InvalidParameter(f"inputs: JSON cannot contain images; send {name!r} as binary data")
-    elements = []
+    elements: list[bytes] = []
     while len(binary) >= _LENGTH.size and len(elements) < tensor.shape[0]:
         (size,) = _LENGTH.unpack_from(binary)
         binary = binary[_LENGTH.size :]

@@ -12,7 +12,7 @@ from urllib.parse import urlunsplit
 import cv2
 
 from serve_app.detections import Detections
-from serve_app.errors import InvalidUrl, PoisonPicture, ServeAppError
+from serve_app.errors import PoisonPicture, ServeAppError
 from serve_app.ipc.quarantine import Quarantine
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.sinks import SinkStatus
@@ -116,7 +116,7 @@ class Restream:
                 self._waiting, self._in_flight = None, 1
                 try:
                     await self._publish(shown)
-                except (ServeAppError, OSError) as exc:
+                except Exception as exc:  # also a bug, which must not stop later frames
                     self._fail(exc)
                     await self._pause(next(pauses_s))
                 else:
@@ -156,7 +156,7 @@ class Restream:
                 self._set_detail("the process that encodes the video has crashed or hung")
             case socket.gaierror():
                 self._set_detail("the host has no address")
-            case InvalidUrl() | ServeAppError():
+            case ServeAppError():
                 self._set_detail(exc.detail)
             case _:
                 self._set_detail(f"the video cannot be published: {type(exc).__name__}")
