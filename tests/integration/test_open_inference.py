@@ -80,7 +80,8 @@ def as_tensor(picture: NDArray[np.uint8], side_px: int = squares.SIZE_PX) -> NDA
     """Return the model input that a client computes: letterboxed, RGB, from 0 to 1, ``(1, 3, side, side)``."""
     model_input = np.empty(InputShape.square(side_px).array, np.uint8)
     letterbox(picture, model_input)
-    return np.ascontiguousarray(model_input[None, ..., ::-1].transpose(0, 3, 1, 2), np.float32) / 255
+    planes = np.ascontiguousarray(model_input[None, ..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
+    return np.divide(planes, 255, out=planes)
 
 
 def infer(service: Service, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,7 +132,13 @@ def test_the_clients_of_triton_and_kserve(service: Service, tmp_path: Path) -> N
     picture = squares.picture([Square("red", 5, 10), Square("blue", 20, 10, 250)])
     (tmp_path / "a.png").write_bytes(squares.encode(picture))
     np.save(tmp_path / "a.npy", as_tensor(picture))
-    command = [python_with("triton", *TRITON), "-c", PROGRAM, urlsplit(service.url).netloc, tmp_path / "a.npy"]
+    command: list[str | Path] = [
+        python_with("triton", *TRITON),
+        "-c",
+        PROGRAM,
+        urlsplit(service.url).netloc,
+        tmp_path / "a.npy",
+    ]
     done = subprocess.run(command, check=True, timeout=LONG_TIMEOUT_S, capture_output=True, text=True)
     unknown, halved = (seen := json.loads(done.stdout.splitlines()[-1])).pop("errors")
     assert seen == {
@@ -165,7 +172,15 @@ def compare(service: Service, task: str, folder: Path) -> subprocess.CompletedPr
     for number, image in enumerate(shapes.portraits(6) if task == "classify" else shapes.scenes(6)):
         cv2.imwrite(str(pictures / f"{number}.png"), image.pixels)
     program = ROOT / "tests/support/yolo_over_http.py"
-    command = [sys.executable, program, packages, f"{service.url}/{task}", shapes.weights(task), task, pictures]
+    command: list[str | Path] = [
+        sys.executable,
+        program,
+        packages,
+        f"{service.url}/{task}",
+        shapes.weights(task),
+        task,
+        pictures,
+    ]
     offline = {"YOLO_CONFIG_DIR": str(folder), "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
     return subprocess.run(command, timeout=LONG_TIMEOUT_S, capture_output=True, text=True, env=os.environ | offline)
 

@@ -105,7 +105,8 @@ class Restream:
             if self._task is not None:
                 self._task.cancel()
             await self._process.close()
-            self._dropped["closed"] += self._in_flight + (self._waiting is not None)
+            if left := self._in_flight + (self._waiting is not None):
+                self._dropped["closed"] += left
             self._in_flight, self._waiting = 0, None
 
     async def _run(self) -> None:
