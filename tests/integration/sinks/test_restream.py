@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -45,7 +46,7 @@ async def publish(url: str, found: Detections = NOTHING, *, boxes: bool = True) 
     return sink
 
 
-def received(file: Path) -> list[NDArray[np.uint8]]:
+def received(file: Path) -> list[NDArray[Any]]:
     """Return each frame that the server has received."""
     with av.open(str(file)) as container:
         return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
