@@ -58,7 +58,7 @@ class Tensors:
             return await detector.infer(slot, shape, model, time_left_s=expires_at_s - time.monotonic(), tenant=tenant)
 
     def close(self) -> None:
-        """Free the slots."""
+        """Stop the threads, and free the memory of the slots."""
         self._threads.close()
         for queue in self._queues.values():
             queue.detector.close()

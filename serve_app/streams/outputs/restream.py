@@ -31,7 +31,7 @@ _PORT = 554
 
 @dataclass(frozen=True)
 class _Shown:
-    """A frame that is to be published."""
+    """A frame, and what is drawn on it."""
 
     pixels: Pixels
     detections: Detections
