@@ -25,10 +25,9 @@ _SHAPES: tuple[object, ...] = (
 )
 _KINDS = ("FP32", "FP32", "FP32", "FP16", "FP64", "UINT8", "BYTES", "BF16", "", 7, None)
 _PATHS = (
-    "default",
-    "default",
+    *("default",) * 8,
+    *("default-image",) * 3,
     "codes",
-    "default-image",
     "nothing",
     "a" * 5000,
     "%00",
