@@ -113,6 +113,7 @@ def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
         {"type": "mqtt", "url": f"mqtts://{login}:{ports['closed']}"},
         {"type": "redis", "url": f"redis://{login}:{ports['redis']}/0"},
         {"type": "redis", "url": f"redis://{login}:{ports['closed']}/0"},
+        {"type": "video", "url": f"rtsp://{login}:{ports['rtsp']}/{SECRET}?token={SECRET}"},
     ]
 
 
@@ -155,6 +156,9 @@ REFUSED: list[dict[str, Any]] = [
             {"type": "webhook", "url": "https://hook", "secret": SECRET},
             {"type": "webhook", "url": "https://hook", "secret": f"whsec_{SECRET * 40}"},
             {"type": "webhook", "url": "https://hook", "secret": {"value": SECRET}},
+            {"type": "video", "url": f"rtsp://me:pass/{SECRET}@server/live"},
+            {"type": "video", "url": f"rtmp://me:{SECRET}@server/live"},
+            {"type": "video", "url": f"rtsp://me:{SECRET}@169.254.169.254/live"},
         )
     ),
 ]

@@ -87,12 +87,14 @@ async def test_frames_are_published_until_the_sink_is_closed(
     assert announced.startswith(f"ANNOUNCE rtsp://127.0.0.1:{server.port}/live?token=secret RTSP/1.0")
 
 
-async def test_credentials_are_not_in_the_status(opened: Callable[..., Restream]) -> None:
+async def test_credentials_are_neither_in_the_status_nor_in_the_log(
+    opened: Callable[..., Restream], caplog: pytest.LogCaptureFixture
+) -> None:
     with_failure = RtspServer(status="403 Forbidden")
     sink = opened(with_failure.port)
     Camera(sink).shoot()
     await until(lambda: sink.status().detail != "")
-    text = sink.status().model_dump_json()
+    text = sink.status().model_dump_json() + caplog.text
     assert sink.status().target == f"rtsp://127.0.0.1:{with_failure.port}/…"
     assert not any(secret in text for secret in ("publisher", "pa%3Fss", "pa?ss", "secret"))
     assert sink.status().dropped == {"disconnected": 1}
