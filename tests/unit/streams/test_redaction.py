@@ -113,7 +113,6 @@ def sinks_at(ports: dict[str, int]) -> list[dict[str, Any]]:
         {"type": "mqtt", "url": f"mqtts://{login}:{ports['closed']}"},
         {"type": "redis", "url": f"redis://{login}:{ports['redis']}/0"},
         {"type": "redis", "url": f"redis://{login}:{ports['closed']}/0"},
-        {"type": "video", "url": f"rtsp://{login}:{ports['rtsp']}/{SECRET}?token={SECRET}"},
     ]
 
 
