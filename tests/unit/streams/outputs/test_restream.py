@@ -92,12 +92,17 @@ async def test_credentials_are_neither_in_the_status_nor_in_the_log(
 ) -> None:
     with_failure = RtspServer(status="403 Forbidden")
     sink = opened(with_failure.port)
-    Camera(sink).shoot()
+    camera = Camera(sink)
+    camera.shoot()
     await until(lambda: sink.status().detail != "")
     text = sink.status().model_dump_json() + caplog.text
     assert sink.status().target == f"rtsp://127.0.0.1:{with_failure.port}/…"
     assert not any(secret in text for secret in ("publisher", "pa%3Fss", "pa?ss", "secret"))
-    assert sink.status().dropped == {"disconnected": 1}
+    for _ in range(3):
+        camera.shoot()
+    status = sink.status()
+    assert status.dropped.keys() == {"disconnected"}
+    assert status.dropped["disconnected"] + status.waiting == camera.frames
     with_failure.close()
 
 
