@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Phase:
     """A stream with or without a video sink, for the same time."""
 
     frames: int
-    lost: int
+    lost: Counter[str]  # by reason
     stream_cores: float  # the CPU time of the stream's process, per second
     sink_cores: float  # the same for the process that encodes the video
 
@@ -72,7 +73,7 @@ def restream(
             trial.phases[name], trial.sent = phase, trial.sent + sent
     trial.recorded = _decoded(file)
     if phase.lost:
-        trial.problems.append(f"the stream lost {phase.lost} frames")
+        trial.problems.append(f"the stream lost frames: {dict(phase.lost)}")
     if phase.sink_cores > _MAX_CORES:
         trial.problems.append(f"the video took {phase.sink_cores:.2f} cores")
     if trial.recorded < trial.sent:
@@ -87,7 +88,7 @@ def _measure(cluster: Cluster, duration_s: float, tell: Callable[[float], None])
         time.sleep(_POLL_INTERVAL_S)
     after, cpu_after, took_s = cluster.status("yard"), _cpu_s(cluster), time.monotonic() - began_at_s
     own, child = ((later - sooner) / took_s for later, sooner in zip(cpu_after, cpu_before, strict=True))
-    lost = sum(after.dropped.values()) - sum(before.dropped.values())
+    lost = Counter(after.dropped) - Counter(before.dropped)
     sent = sum(sink.sent for sink in after.sinks)
     return Phase(after.processed - before.processed, lost, own, child), sent
 

@@ -110,7 +110,7 @@ def run_restream(duration_s: int, _: Namespace) -> list[str]:
         published = restream(cluster, video, port, FOLDER / "live.h264", duration_s, tell)
     for name, phase in published.phases.items():
         console.print(
-            f"{name}: {phase.frames} frames, {phase.lost} lost, {phase.stream_cores:.2f} cores for the stream, "
+            f"{name}: {phase.frames} frames, {phase.lost.total()} lost, {phase.stream_cores:.2f} cores for the stream, "
             f"{phase.sink_cores:.2f} for the video"
         )
     console.print(f"{published.sent} frames published, {published.recorded} decoded by the receiver")
