@@ -151,6 +151,9 @@ def test_the_clients_of_triton_and_kserve(service: Service, tmp_path: Path) -> N
     assert "no multiples of 1/255" in halved
 
 
+TASKS = ("classify", "obb", "pose", "segment")  # the squares model detects
+
+
 @pytest.fixture(scope="module")
 def tasks(service: Service) -> Iterator[Service]:
     """Serve a model for each task, and at the end the squares model again."""
@@ -159,36 +162,32 @@ def tasks(service: Service) -> Iterator[Service]:
         size_px = shapes.PORTRAIT_SIZE_PX if task == "classify" else shapes.SIZE_PX
         return {"weights": str(shapes.weights(task)), "image_size_px": size_px, "precision": "fp32", "threads": 1}
 
-    service.deploy(service.args | {"models": {task: model(task) for task in shapes.TASKS}})
+    service.deploy(service.args | {"models": {task: model(task) for task in TASKS}})
     yield service
     service.deploy()
 
 
-def compare(service: Service, task: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def compare(url: str, weights: str, task: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Compare Ultralytics' answers over HTTP with those of the same file."""
     python = python_with("triton", *TRITON)
     (packages,) = python.parents[1].glob("lib/python*/site-packages")
     (pictures := folder / "pictures").mkdir()
-    for number, image in enumerate(shapes.portraits(6) if task == "classify" else shapes.scenes(6)):
-        cv2.imwrite(str(pictures / f"{number}.png"), image.pixels)
+    for number, pixels in enumerate(pictures_for(task)):
+        cv2.imwrite(str(pictures / f"{number}.png"), pixels)
     program = ROOT / "tests/support/yolo_over_http.py"
-    command: list[str | Path] = [
-        sys.executable,
-        program,
-        packages,
-        f"{service.url}/{task}",
-        shapes.weights(task),
-        task,
-        pictures,
-    ]
+    command: list[str | Path] = [sys.executable, program, packages, url, weights, task, pictures]
     offline = {"YOLO_CONFIG_DIR": str(folder), "YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true"}
     return subprocess.run(command, timeout=LONG_TIMEOUT_S, capture_output=True, text=True, env=os.environ | offline)
 
 
-@pytest.mark.usefixtures("only_with_clients")
-@pytest.mark.parametrize("task", [task for task in shapes.TASKS if task != "segment"])
-def test_ultralytics_finds_over_http_what_it_finds_with_the_file(tasks: Service, task: str, tmp_path: Path) -> None:
-    done = compare(tasks, task, tmp_path)
+def pictures_for(task: str) -> list[NDArray[np.uint8]]:
+    """Return six images in which the task's model finds something."""
+    if task == "detect":
+        return [squares.picture(squares.random_squares(np.random.default_rng(seed), 9)) for seed in range(6)]
+    return [image.pixels for image in (shapes.portraits(6) if task == "classify" else shapes.scenes(6))]
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["found"] >= 6
@@ -196,7 +195,18 @@ def test_ultralytics_finds_over_http_what_it_finds_with_the_file(tasks: Service,
 
 
 @pytest.mark.usefixtures("only_with_clients")
+def test_ultralytics_detects_over_http_what_it_detects_with_the_file(service: Service, tmp_path: Path) -> None:
+    check(compare(f"{service.url}/squares", service.args["model"]["weights"], "detect", tmp_path))
+
+
+@pytest.mark.usefixtures("only_with_clients")
+@pytest.mark.parametrize("task", ["classify", "obb", "pose"])
+def test_other_tasks_give_the_same_over_http_as_with_the_file(tasks: Service, task: str, tmp_path: Path) -> None:
+    check(compare(f"{tasks.url}/{task}", str(shapes.weights(task)), task, tmp_path))
+
+
+@pytest.mark.usefixtures("only_with_clients")
 def test_masks_are_refused_with_advice(tasks: Service, tmp_path: Path) -> None:
-    done = compare(tasks, "segment", tmp_path)
+    done = compare(f"{tasks.url}/segment", str(shapes.weights("segment")), "segment", tmp_path)
     assert done.returncode != 0
     assert "send the encoded image to the model whose name ends in -image" in done.stderr

@@ -31,11 +31,11 @@ def arrays_of(result: Any, task: str) -> dict[str, Any]:
 def main(url: str, weights: str, task: str, folder: str) -> None:
     """Print, as JSON, the number of results and the largest difference between their numbers."""
     remote, local = YOLO(url, task=task), YOLO(weights)
-    found, difference = 0, 0.0
+    found, difference, side_px = 0, 0.0, 0
     for path in sorted(Path(folder).iterdir()):
-        size = local.model.args["imgsz"] if task == "classify" else int(remote_size(remote, path))
         ours = remote(path, conf=CONFIDENCE, verbose=False)[0]
-        theirs = local(path, conf=CONFIDENCE, imgsz=size, rect=False, verbose=False)[0]
+        side_px = side_px or remote.predictor.model.imgsz[0]
+        theirs = local(path, conf=CONFIDENCE, imgsz=side_px, rect=False, verbose=False)[0]
         assert ours.names == theirs.names
         mine, reference = arrays_of(ours, task), arrays_of(theirs, task)
         for name, array in reference.items():
@@ -44,14 +44,6 @@ def main(url: str, weights: str, task: str, folder: str) -> None:
             difference = max(difference, float(np.abs(array - mine[name]).max(initial=0)))
         found += len(next(iter(reference.values())))
     print(json.dumps({"found": found, "difference": difference}))
-
-
-def remote_size(model: Any, path: Path) -> int:
-    """Return the side of the model input that the server names."""
-    if model.predictor is None:
-        model(path, verbose=False)
-    side: int = model.predictor.model.imgsz[0]
-    return side
 
 
 if __name__ == "__main__":
