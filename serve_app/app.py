@@ -108,7 +108,7 @@ def build_app(args: dict[str, Any]) -> Application:
         **_COMMON,
     )
     inlets = [_inlet(app_args.jobs.celery, job_supervisor)] if app_args.jobs.celery.broker_url else []
-    return ingress.bind(preprocessor, supervisor, job_supervisor, drift_monitor, app_args, *inlets)
+    return ingress.bind(preprocessor, supervisor, job_supervisor, drift_monitor, detectors, app_args, *inlets)
 
 
 def _inlet(args: CeleryArgs, job_supervisor: Application) -> Application:

@@ -131,6 +131,7 @@ class EngineInfo:
     rectangles: tuple[InputShape, ...] = ()  # the further shapes of inputs, the smallest first
     task: Task = "detect"
     keypoints: tuple[str, ...] = ()  # the name of each keypoint, if the task is pose
+    numbers_per_keypoint: int = 3  # x, y and confidence, or only x and y
 
     @property
     def shapes(self) -> tuple[InputShape, ...]:
@@ -329,6 +330,7 @@ class DetectRequest:
     tenant: str  # an API key, a stream or a job; tenants of one kind of traffic share the engine fairly
     isolated: bool = False  # a Detector died with this frame in its engine, so run the frame alone
     superseded: int = 0  # the number of frames that newer frames have replaced since the stream's last request
+    wants_tensor: bool = False  # the client suppresses duplicates itself, so ``options`` are not used
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,7 @@ class DetectReply:
     detections: Detections
     timing: Timing
     batch_size: int = 0  # the number of frames in the batch
+    tensor: NDArray[np.float32] | None = None  # if requested, instead of detections: see ``models.tasks.tensors``
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from scripts.trials import bombs
 from scripts.trials.compat_attacks import compat_request
 from scripts.trials.damage import damaged, pictures
 from scripts.trials.field.pictures import doors
+from scripts.trials.tensor_attacks import tensor_attack
 from scripts.trials.wire import request
 
 TARGET = "target"  # the id of the stream under attack
@@ -76,6 +77,11 @@ def _gzipped(rng: random.Random) -> Attack:
     body = gzip.compress(rng.choice((_SOUND, bytes(4 * _MEBIBYTE))), 1)
     encoding = rng.choice(("gzip", "deflate", "br", "gzip, gzip", "zstd", "identity", "x" * 1000))
     return _post("compressed body", body, ("Content-Encoding", encoding))
+
+
+def _tensor(rng: random.Random) -> Attack:
+    body, headers, path = tensor_attack(rng)
+    return _post("tensor", body, *headers, path=path)
 
 
 def _part(data: bytes, head: bytes = b'Content-Disposition: form-data; name="file"; filename="a.jpg"') -> bytes:
@@ -345,6 +351,7 @@ _FAMILIES: dict[Callable[[random.Random], Attack], float] = {
     _header: 8,
     _headers: 1,
     _garbage: 3,
+    _tensor: 5,
     _pipelined: 1.5,
     _socket: 2,
     _follower: 1,

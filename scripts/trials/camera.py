@@ -1,4 +1,4 @@
-"""A camera for trials, which is a real RTSP server in its own process and shows the images of a folder."""
+"""A camera for trials, and a server that takes video: each is a real RTSP server in its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.launch import free_port
 
 FPS = 20
 _SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's Python, which has the bindings of GStreamer
-_PROGRAM = Path(__file__).with_name("rtsp_camera.py")
+_CAMERA, _RECORDER = (Path(__file__).with_name(f"rtsp_{name}.py") for name in ("camera", "recorder"))
 _START_TIMEOUT_S = 60.0
 
 
@@ -27,9 +27,25 @@ def camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[in
 
     Raise NoCamera if the camera does not start.
     """
+    with _running(_CAMERA, str(pictures), str(fps), *filter(None, [credentials])) as port:
+        yield port
+
+
+@contextmanager
+def recorder(file: Path, credentials: str = "") -> Iterator[int]:
+    """Run a server that writes the H.264 video that is published at ``/live`` to a file, and yield its port.
+
+    Raise NoCamera if the server does not start.
+    """
+    with _running(_RECORDER, str(file), *filter(None, [credentials])) as port:
+        yield port
+
+
+@contextmanager
+def _running(program: Path, *arguments: str) -> Iterator[int]:
     port = free_port()
-    arguments = [str(port), str(pictures), str(fps), *filter(None, [credentials])]
-    process = subprocess.Popen([_SYSTEM_PYTHON, str(_PROGRAM), *arguments], stderr=subprocess.DEVNULL)
+    command = [_SYSTEM_PYTHON, str(program), str(port), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         expires_at_s = time.monotonic() + _START_TIMEOUT_S
         while not _answers(port):

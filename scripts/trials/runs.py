@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scripts.benchmark import pictures
-from scripts.trials.camera import camera
+from scripts.trials.camera import camera, recorder
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
 from scripts.trials.crowd import crowd
@@ -31,6 +31,7 @@ from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import SEVERAL_NODES, lose_node
 from scripts.trials.reference import save_second_model
 from scripts.trials.resize import SPREAD, resize
+from scripts.trials.restream import restream, save_720p
 from scripts.trials.scale import Plan, Scaling, scale, scaling_config
 from scripts.trials.scale_plot import save_plot
 from scripts.trials.scene_health import scene_health
@@ -105,6 +106,21 @@ def run_crowd(duration_s: int, options: Namespace) -> list[str]:
     for name, state in crowded.states.items():
         console.print(f"  {name}: {state}")
     return crowded.problems
+
+
+def run_restream(duration_s: int, _: Namespace) -> list[str]:
+    """Measure what a stream's video sink costs, and whether the stream loses frames."""
+    config = local_config({"model": {"engine": "null"}, "outbound": {"allowed_networks": "127.0.0.0/8"}})
+    video = save_720p()
+    with serving(config) as cluster, progress("restream", duration_s) as tell, recorder(FOLDER / "live.h264") as port:
+        published = restream(cluster, video, port, FOLDER / "live.h264", duration_s, tell)
+    for name, phase in published.phases.items():
+        console.print(
+            f"{name}: {phase.frames} frames, {phase.lost.total()} lost, {phase.stream_cores:.2f} cores for the stream, "
+            f"{phase.sink_cores:.2f} for the video"
+        )
+    console.print(f"{published.sent} frames published, {published.recorded} decoded by the receiver")
+    return published.problems
 
 
 def run_churn(times: int, _: Namespace) -> list[str]:
@@ -307,6 +323,7 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "field": (1, run_field),
     "jobs": (10, run_jobs),
     "frigate": (1200, run_frigate),
+    "restream": (60, run_restream),
     "drift": (100, run_drift),
     "scene_health": (100, run_scene_health),
 }

@@ -30,7 +30,15 @@ _DESCRIPTION = "YOLO detection for images, live video and batch jobs on Ray Serv
 # These headers stop browsers from embedding responses in other sites' pages and from guessing content types.
 _HEADERS = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
 # Web pages whose origins are in ``cors.origins`` may read these headers of responses.
-_EXPOSED_HEADERS = ("ETag", "Location", "Preference-Applied", "Retry-After", "X-Job-State", "X-Request-ID")
+_EXPOSED_HEADERS = (
+    "ETag",
+    "Inference-Header-Content-Length",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "X-Job-State",
+    "X-Request-ID",
+)
 
 # Some clients join a base URL that ends in a slash with a path that begins with a slash. Others add a slash at the end.
 # We strip the extra slashes instead of redirecting, because many clients do not send the body again after a redirect.

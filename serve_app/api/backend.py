@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serve_app.errors import ServeAppError
 from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile, SourceDrift
 from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Principal, Snapshot, VideoRequest
+from serve_app.types import (
+    Answer,
+    DetectorState,
+    EventPage,
+    ModelInfo,
+    PictureRequest,
+    Principal,
+    Snapshot,
+    VideoRequest,
+)
 
 
 class Backend(Protocol):
@@ -40,6 +52,21 @@ class Backend(Protocol):
         """Return the answers for the frames of a short video.
 
         Raise SourceError if it is not a video, and TooLarge, which names ``video_frames``, if it has too many frames.
+        """
+
+    async def describe(self, model: str) -> ModelInfo:
+        """Ask one of the model's Detectors which model it serves, and return it.
+
+        Raise Unavailable if none answers, and InvalidParameter if the model's task does not allow ``infer``.
+        """
+
+    async def infer(
+        self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
+    ) -> NDArray[np.float32]:
+        """Return the tensor of a model for one model input: see ``models.tasks.tensors``.
+
+        ``planes``: red, green and blue from 0 to 1, ``(3, height, width)``. Raise InvalidParameter if the model does
+        not take this shape or these numbers, and ServeAppError if the input cannot be processed.
         """
 
 

@@ -73,7 +73,7 @@ class Detector:
         frame, in_engine = self._frame(request)
         try:
             batched = await runner.batcher.submit(
-                EngineInput(frame, in_engine, request.options),
+                EngineInput(frame, in_engine, request.options, request.wants_tensor),
                 time_left_s=request.time_left_s,
                 traffic=request.traffic,
                 tenant=request.tenant,

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.handles import Replicas
@@ -30,6 +32,7 @@ from serve_app.types import (
     DetectReply,
     DetectRequest,
     FrameBytes,
+    InputShape,
     Letterbox,
     ModelInfo,
     Pixels,
@@ -158,8 +161,36 @@ class DetectorClient:
             tenant or self._tenant,
             superseded=superseded,
         )
+        reply = await self._call(slot, request, model)
+        answer = Answer(
+            detections=to_picture(reply.detections.labelled(model.labels), fitted),
+            width_px=fitted.width_px,
+            height_px=fitted.height_px,
+            model=model.name,
+            batch_size=reply.batch_size,
+            timing=reply.timing,
+            input_shape=shape,
+            keypoint_names=model.engine.keypoints,
+        )
+        if self._observe:  # while the caller still leases the slot
+            self._observe(model, self._traffic, request.tenant, slot.frame(shape), fitted, answer)
+        return answer
 
-        lone_deaths = 0
+    async def infer(
+        self, slot: Slot, shape: InputShape, model: ModelInfo, *, time_left_s: float, tenant: str
+    ) -> NDArray[np.float32]:
+        """Return the tensor of the slot's frame: see ``models.tasks.tensors``. Raise the errors of ``detect``."""
+        version, traffic = model.version, self._traffic
+        request = DetectRequest(
+            slot.ref(shape), model.defaults, time_left_s, version, traffic, tenant, wants_tensor=True
+        )
+        reply = await self._call(slot, request, model)
+        assert reply.tensor is not None
+        return reply.tensor
+
+    async def _call(self, slot: Slot, request: DetectRequest, model: ModelInfo) -> DetectReply:
+        """Call a Detector, and retry as the class describes. Raise the errors of ``detect``."""
+        shape, lone_deaths = request.frame.input_shape, 0
 
         async def attempt(left_s: float) -> DetectReply:
             nonlocal request, lone_deaths
@@ -183,24 +214,11 @@ class DetectorClient:
                 raise ReplicaDied(exc.detail) from exc
 
         try:
-            reply = await self._retries.run(attempt, time_left_s)
+            return await self._retries.run(attempt, request.time_left_s)
         except ModelChanged:
             if self._model is model:  # if not, another call has already fetched the new model
                 self._model = None
             raise
-        answer = Answer(
-            detections=to_picture(reply.detections.labelled(model.labels), fitted),
-            width_px=fitted.width_px,
-            height_px=fitted.height_px,
-            model=model.name,
-            batch_size=reply.batch_size,
-            timing=reply.timing,
-            input_shape=shape,
-            keypoint_names=model.engine.keypoints,
-        )
-        if self._observe:  # while the caller still leases the slot
-            self._observe(model, self._traffic, request.tenant, slot.frame(shape), fitted, answer)
-        return answer
 
     def close(self) -> None:
         """Free the shared memory of the slots."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -21,12 +25,13 @@ from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.deployments.supervisor_proxy import SupervisorProxy
+from serve_app.deployments.tensors import Tensors
 from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
 from serve_app.schemas.models import ModelStatus
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, PictureRequest, VideoRequest
+from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, ModelInfo, PictureRequest, VideoRequest
 
 _READY_TIMEOUT_S = 5.0
 
@@ -41,10 +46,11 @@ class Ingress:
         supervisor: DeploymentHandle,
         job_supervisor: DeploymentHandle,
         drift_monitor: DeploymentHandle,
+        detectors: dict[str, DeploymentHandle],
         args: AppArgs,
         inlet: DeploymentHandle | None = None,
     ) -> None:
-        """Prepare the calls of the other deployments.
+        """Prepare the calls of the other deployments. ``detectors`` maps each model's name to its Detectors.
 
         The Ingress does not call ``inlet``, but Serve starts only deployments that the Ingress is given.
         """
@@ -57,6 +63,7 @@ class Ingress:
         self._streams = SupervisorProxy(supervisor)
         self._jobs = JobsProxy(job_supervisor)
         self._drift = DriftProxy(drift_monitor)
+        self._tensors = Tensors(detectors, args.preprocessor.decode_threads)
         self._args = args
         self._state: DetectorState | None = None
 
@@ -103,14 +110,19 @@ class Ingress:
                 is_suspect = True
                 raise
 
-        refusal: Overloaded | None = None
-        try:
+        with self._throttled(request.tenant, request.params.model):
             return await self._retries.run(attempt, request.time_left_s)
-        except Overloaded as exc:
-            refusal = exc
-            raise
-        finally:
-            self._throttles[request.tenant, request.params.model].observe(refusal)
+
+    async def describe(self, model: str) -> ModelInfo:
+        """Return the model that is served now: see ``Backend.describe``."""
+        return await self._tensors.describe(model)
+
+    async def infer(
+        self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
+    ) -> NDArray[np.float32]:
+        """Return the tensor for one model input: see ``Backend.infer``."""
+        with self._throttled(tenant, model):
+            return await self._tensors.infer(model, planes, tenant=tenant, time_left_s=time_left_s)
 
     async def detect_video(self, request: VideoRequest) -> list[Answer]:
         """Return the answers for the frames of a video: see ``Backend.detect_video``."""
@@ -124,3 +136,18 @@ class Ingress:
     def admit(self, tenant: str, model: str) -> None:
         """Refuse a request if the service is overloaded: see ``Backend.admit``."""
         self._throttles[tenant, model].admit()
+
+    @contextmanager
+    def _throttled(self, tenant: str, model: str) -> Iterator[None]:
+        """Tell the throttle how a call ended, so that ``admit`` refuses requests while the service is overloaded."""
+        refusal: Overloaded | None = None
+        try:
+            yield
+        except Overloaded as exc:
+            refusal = exc
+            raise
+        finally:
+            self._throttles[tenant, model].observe(refusal)
+
+    def __del__(self) -> None:
+        self._tensors.close()

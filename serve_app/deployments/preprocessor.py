@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -17,17 +17,17 @@ from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
 from serve_app.deployments.drift_monitor import reporter_to, watch_drifting
 from serve_app.deployments.handles import Replicas, close, listen, serves
+from serve_app.deployments.model_queue import ModelQueue
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
-from serve_app.errors import ModelChanged, TooLarge, Unavailable
+from serve_app.errors import TooLarge, Unavailable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.images.outlines import with_outlines
 from serve_app.images.prepare import annotate, prepare, prepare_new
 from serve_app.images.threads import DecodeThreads
 from serve_app.ipc.frame_pool import Slot
 from serve_app.ipc.quarantine import Quarantine
-from serve_app.overload.limits import AdmissionLimit
 from serve_app.telemetry.metrics import STAGE_MS, Telemetry
 from serve_app.types import (
     DEFAULT_MODEL,
@@ -41,18 +41,8 @@ from serve_app.types import (
 )
 from serve_app.video.excerpts import read_excerpt
 
-_RETRY_INTERVAL_S = 0.05
 _COLLECTOR_TIMEOUT_S = 5.0
 MAX_VIDEO_FRAMES = 300
-
-
-@dataclass(frozen=True)
-class _ModelQueue:
-    """The Detectors of one model, and the queue of images for them. Other models' images wait in their own queues."""
-
-    detector: DetectorClient
-    admission_limit: AdmissionLimit
-    slots: asyncio.Semaphore
 
 
 @serves(PreprocessorStub)
@@ -71,12 +61,11 @@ class Preprocessor:
         monitor = Replicas(drift_monitor)
         self._reporter = reporter_to(monitor, args)
         self._queues = {
-            model: _ModelQueue(
+            model: ModelQueue(
                 DetectorClient(
                     detector, slots=slots, traffic="interactive", observe=partial(self._reporter.observe, model)
                 ),
-                AdmissionLimit(slots),
-                asyncio.Semaphore(slots),
+                slots,
             )
             for model, detector in detectors.items()
         }
@@ -101,20 +90,10 @@ class Preprocessor:
 
     async def detect(self, request: PictureRequest) -> Answer:
         """Return the detections in an image: see ``PreprocessorStub.detect``."""
-        received_at_s = time.monotonic()
-        expires_at_s = received_at_s + request.time_left_s
+        expires_at_s = time.monotonic() + request.time_left_s
         queue = self._queue(request.params.model)
-        with queue.admission_limit.enter(request.tenant):
-            async with queue.slots:
-                waited_s = time.monotonic() - received_at_s
-                while True:
-                    try:
-                        answer = await self._detect(queue.detector, request, expires_at_s)
-                        break
-                    except ModelChanged:  # during a roll-out; retry with the new model
-                        if time.monotonic() + _RETRY_INTERVAL_S > expires_at_s:
-                            raise
-                        await asyncio.sleep(_RETRY_INTERVAL_S)
+        work = partial(self._detect, queue.detector, request, expires_at_s)
+        answer, waited_s = await queue.run(work, tenant=request.tenant, expires_at_s=expires_at_s)
         timing = answer.timing
         self._telemetry.record(STAGE_MS, timing.decode_s * 1e3, stage="decode")
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
@@ -149,7 +128,7 @@ class Preprocessor:
         if self._collector is not None:
             self._telemetry.collected(self._collector.kept, self._collector.drops)
 
-    def _queue(self, model: str) -> _ModelQueue:
+    def _queue(self, model: str) -> ModelQueue:
         if model not in self._queues:  # while a roll-out adds or removes the model
             raise Unavailable(f"model {model!r} is not currently deployed")
         return self._queues[model]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from serve_app.config import BatcherArgs, DetectArgs, DetectorArgs
+from serve_app.detections import Detections
 from serve_app.inference.batcher import Batcher
 from serve_app.ipc.frame_pool import InEngineFlag
 from serve_app.models import load as model_loading
@@ -20,6 +21,7 @@ from serve_app.models.engines import Engine
 from serve_app.models.failures import model_errors
 from serve_app.models.tasks import to_detections
 from serve_app.models.tasks.classify import MAX_CLASSES
+from serve_app.models.tasks.tensors import to_tensor
 from serve_app.types import DetectOptions, DetectReply, EngineInfo, InputShape, ModelInfo, Pixels, Timing
 
 # An engine counts as hung if a batch takes longer than _HUNG_AFTER_S, and also longer than _HUNG_AFTER_BATCHES times
@@ -39,6 +41,7 @@ class EngineInput:
     frame: Pixels
     in_engine: InEngineFlag  # set while the engine has the frame
     options: DetectOptions
+    wants_tensor: bool = False  # see ``DetectRequest``
 
 
 class ModelRunner:
@@ -137,11 +140,13 @@ class ModelRunner:
         replies = []
         for item, raw in zip(items, raw_outputs, strict=True):
             postprocessing_at_s = time.monotonic()
-            detections = to_detections(raw, self._engine.info, item.options)
+            info = self._engine.info
+            tensor = to_tensor(raw, info) if item.wants_tensor else None
+            detections = Detections.empty() if item.wants_tensor else to_detections(raw, info, item.options)
             timing = Timing(
                 inference_s=inferred_at_s - started_at_s, postprocess_s=time.monotonic() - postprocessing_at_s
             )
-            replies.append(DetectReply(detections, timing))
+            replies.append(DetectReply(detections, timing, tensor=tensor))
             item.in_engine[0] = 0
         return replies
 

@@ -12,7 +12,7 @@ from typing import Any
 from serve_app.jobs.store import Job
 from serve_app.jobs.units import Unit
 from serve_app.schemas.jobs import AT_REST, JobProgress, JobState, JobStatus, OutputStatus
-from serve_app.schemas.streams import SinkStatus
+from serve_app.schemas.sinks import SinkStatus
 
 _RATE_OVER_S = 60.0
 

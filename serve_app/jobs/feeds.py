@@ -13,7 +13,7 @@ from serve_app.jobs.ledger import Ledger
 from serve_app.jobs.store import Job
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.jobs import AT_REST
-from serve_app.schemas.streams import SinkStatus
+from serve_app.schemas.sinks import SinkStatus
 from serve_app.sinks import Outlet, Sink, open_outlet
 from serve_app.sinks.outlet import DeliveryRefused
 from serve_app.types import Event, EventPage

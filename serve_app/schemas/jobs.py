@@ -10,7 +10,8 @@ from uuid import uuid4
 from pydantic import BaseModel, Field
 
 from serve_app.schemas.detect import CLASSES, KEYPOINT_NAMES, ClassConfidence, Detection, DetectSettings, ImageSize
-from serve_app.schemas.streams import ID, Label, SinkStatus, Spec, WebhookSink
+from serve_app.schemas.sinks import SinkStatus
+from serve_app.schemas.streams import ID, Label, Spec, WebhookSink
 from serve_app.types import Json
 
 JobState = Literal[

@@ -11,6 +11,7 @@ from serve_app.schemas.decoding import DecodingStatus
 from serve_app.schemas.detect import Detection, DetectSettings, Found, added, answer_fields
 from serve_app.schemas.recording import RecordingStatus
 from serve_app.schemas.scene import SceneHealth, SceneHealthSettings
+from serve_app.schemas.sinks import SinkStatus
 from serve_app.thresholds import Confidence
 from serve_app.types import Answer, Frame
 
@@ -166,7 +167,19 @@ class RedisSink(_SinkSpec):
     )
 
 
-SinkSpec = Annotated[JsonLinesSink | WebhookSink | MqttSink | RedisSink, Field(discriminator="type")]
+class VideoSink(Spec):
+    """A sink that publishes the stream's frames as H.264 video to an RTSP server."""
+
+    type: Literal["video"]
+    url: str = Field(
+        pattern=r"^rtsp://", max_length=4096, description="For example `rtsp://user:password@host:8554/yard`."
+    )
+    boxes: bool = Field(True, description="Draw what the model has found.")
+    max_fps: float = Field(15.0, gt=0, le=60, description="The frame rate of the video; more frames cost more CPU.")
+
+
+EventSinkSpec = JsonLinesSink | WebhookSink | MqttSink | RedisSink
+SinkSpec = Annotated[EventSinkSpec | VideoSink, Field(discriminator="type")]
 
 
 class Recording(Spec):
@@ -330,17 +343,6 @@ class LineCount(BaseModel):
 
     crossed_in: int
     crossed_out: int
-
-
-class SinkStatus(BaseModel):
-    """A sink's counters. ``accepted = sent + dropped + waiting``."""
-
-    type: str
-    target: str = Field(description="Where the sink sends events, without credentials.")
-    sent: int
-    waiting: int
-    dropped: dict[str, int] = Field(description="Dropped events, by reason.")
-    detail: str = Field(description="The sink's current problem; empty if it has none.")
 
 
 class StreamStatus(BaseModel):

@@ -11,7 +11,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 
-from serve_app.schemas.streams import SinkStatus
+from serve_app.schemas.sinks import SinkStatus
 from serve_app.sinks.outlet import DeliveryFailed, DeliveryRefused, Outlet
 from serve_app.types import Event
 

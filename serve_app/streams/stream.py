@@ -31,14 +31,15 @@ from serve_app.schemas.streams import (
     StreamResult,
     StreamSpec,
     StreamStatus,
+    VideoSink,
 )
 from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
 from serve_app.streams.frame_detector import FrameDetector
 from serve_app.streams.outputs.events import EventLog
-from serve_app.streams.outputs.recording import Recorder
 from serve_app.streams.outputs.snapshot import take_snapshot
+from serve_app.streams.outputs.videos import VideoOutputs
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.health import HealthCheck
 from serve_app.streams.scene.scene import Scene, SceneEvent, type_of
@@ -83,7 +84,6 @@ class Stream:
 
         Raise StartError if the library for a sink is not installed, and InvalidParameter if a sink is not valid.
         """
-        output_dir = args.output_folder()
         self._spec = spec
         self._params = spec.detect.to_params()
         self._source = source
@@ -109,13 +109,10 @@ class Stream:
         self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
         self._frame_processed = asyncio.Event()  # set and then replaced whenever ``_latest`` changes
-        self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
+        event_sinks = [sink for sink in spec.sinks if not isinstance(sink, VideoSink)]
+        self._sinks = [open_sink(sink, spec.id, args.output_folder(), guard) for sink in event_sinks]
         self._events = EventLog(spec.id, self._sinks, self._bookmark.next_event_id)
-        self._recorder = (
-            Recorder(spec.recording, output_dir / spec.id, on_clip=self._on_clip)
-            if spec.recording and output_dir
-            else None
-        )
+        self._videos = VideoOutputs(spec, args, guard, on_clip=self._on_clip)
         self._capture = Capture(
             source,
             self._progress,
@@ -185,8 +182,8 @@ class Stream:
             dropped_fps=round(progress.dropped_rate.per_second(), 2),
             zones=self._scene.zones if self._scene else bookmark.zones,
             lines=self._scene.lines if self._scene else bookmark.lines,
-            sinks=[sink.status() for sink in self._sinks],
-            recording=self._recorder.status() if self._recorder else None,
+            sinks=[sink.status() for sink in self._sinks] + self._videos.sinks(),
+            recording=self._videos.recording(),
             decoding=progress.decoding_status(),
             scene_health=self._health.health if self._health else None,
             label=self._scene.label if self._scene else bookmark.label,
@@ -228,9 +225,7 @@ class Stream:
 
     async def _close(self) -> None:
         self._capture.stop()
-        if self._recorder:
-            await asyncio.to_thread(self._recorder.close, _CLOSE_TIMEOUT_S)
-            await asyncio.sleep(0)  # so that the last recording events reach the sinks before the sinks close
+        await self._videos.close(_CLOSE_TIMEOUT_S)
         await asyncio.gather(*(sink.close(_CLOSE_TIMEOUT_S) for sink in self._sinks))
         if self._collector:
             await asyncio.to_thread(self._collector.close, _CLOSE_TIMEOUT_S)
@@ -255,6 +250,7 @@ class Stream:
                     self._save_next_event_id()
             if await self._in_thread(self._scene.is_still, frame, pixels):
                 self._progress.drop("no_motion")
+                self._videos.put_still(pixels, frame.captured_at_s)
                 self._add_events(self._scene.update_still(frame, pixels))
             else:
                 await self._detect(frame, pixels, self._scene)
@@ -283,8 +279,7 @@ class Stream:
         self._frame_processed = asyncio.Event()
         self._events.add("result", result)
         self._add_events(events)
-        if self._recorder:
-            self._recorder.put(pixels, answer.detections, frame.captured_at_s)
+        self._videos.put(pixels, answer.detections, frame.captured_at_s)
 
     async def _detect_with_retries(self, frame: Frame, pixels: Pixels) -> Answer | None:
         """Return the Detector's answer for a frame, or None if the Detector fails on this frame.

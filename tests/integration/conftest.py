@@ -21,7 +21,7 @@ import ray
 from ray import serve
 
 from scripts.launch import free_port, is_ready
-from scripts.trials.camera import FPS, NoCamera, camera
+from scripts.trials.camera import FPS, NoCamera, camera, recorder
 from scripts.trials.cluster import APPLICATION, Cluster, frame_pools
 from serve_app.app import build_app
 from serve_app.client import Client, SightlineError
@@ -129,15 +129,28 @@ def replicas(deployment: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
-    """Run a camera and yield its port. If GStreamer is missing, skip the test, or fail it in CI."""
+def rtsp_recorder(file: Path, credentials: str = "") -> Iterator[int]:
+    """Run a server to which video is published, and yield its port. Without GStreamer, do as ``rtsp_camera`` does."""
+    with skip_without_gstreamer(), recorder(file, credentials) as port:
+        yield port
+
+
+@contextmanager
+def skip_without_gstreamer() -> Iterator[None]:
+    """If a server of GStreamer does not start, skip the test, or fail it in CI."""
     try:
-        with camera(pictures, credentials, fps) as port:
-            yield port
+        yield
     except NoCamera as exc:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(exc))
+
+
+@contextmanager
+def rtsp_camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[int]:
+    """Run a camera and yield its port. If GStreamer is missing, skip the test, or fail it in CI."""
+    with skip_without_gstreamer(), camera(pictures, credentials, fps) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.detections import Detections
 from serve_app.errors import Conflict, Forbidden, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
@@ -47,6 +48,8 @@ class FakeBackend:
         self.tenants: list[str] = []
         self.failure: Exception | None = None
         self.is_full = False
+        self.model = MODEL
+        self.shapes: list[tuple[int, ...]] = []  # those of model inputs
 
     def admit(self, tenant: str, model: str) -> None:
         if self.is_full:
@@ -91,6 +94,23 @@ class FakeBackend:
             await self.detect(PictureRequest(frame, request.params, request.time_left_s, tenant=request.tenant))
             for frame in frames
         ]
+
+    async def describe(self, model: str) -> ModelInfo:
+        self.models_asked.append(model)
+        if self.failure:
+            raise self.failure
+        return self.model
+
+    async def infer(
+        self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
+    ) -> NDArray[np.float32]:
+        """Return a tensor of as many candidates as the image has rows. All its numbers are that of its first pixel."""
+        self.models_asked.append(model)
+        self.tenants.append(tenant)
+        self.shapes.append(planes.shape)
+        if self.failure:
+            raise self.failure
+        return np.full((6, planes.shape[1]), planes[0, 0, 0], np.float32)
 
 
 class FakeMetrics:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import SinkSpec
+from serve_app.schemas.streams import EventSinkSpec
 from serve_app.sinks import Sink, open_sink
 from serve_app.types import Event
 
@@ -36,4 +36,4 @@ def event(event_id: int, kind: str = "result") -> Event:
 
 def new_sink(folder: Path, guard: AddressGuard | None = None, **spec: Any) -> Sink:
     """Open a sink for the stream ``lot``."""
-    return open_sink(TypeAdapter(SinkSpec).validate_python(spec), "lot", folder, guard or AddressGuard())
+    return open_sink(TypeAdapter(EventSinkSpec).validate_python(spec), "lot", folder, guard or AddressGuard())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Backend
-from serve_app.api.compat import deepstack, roboflow, ultralytics
+from serve_app.api.compat import deepstack, open_inference, roboflow, ultralytics
 from serve_app.api.compat.pictures import Pictures
 from serve_app.config import AppArgs
 
@@ -15,6 +15,8 @@ def routers(backend: Backend, args: AppArgs) -> tuple[Router, ...]:
     found: list[Router] = []
     if compat.deepstack.enabled:
         found += deepstack.routers(pictures, compat.deepstack)
+    if compat.open_inference.enabled:
+        found += open_inference.routers(backend, pictures, compat.open_inference)
     if compat.ultralytics.enabled:
         found += ultralytics.routers(pictures)
     if compat.roboflow.enabled:

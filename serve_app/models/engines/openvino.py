@@ -101,6 +101,7 @@ class OpenVinoEngine:
             rectangles=allowed_rectangles(sides, shape, read_stride(properties)) if is_rectangular else (),
             task=metadata.task,
             keypoints=metadata.keypoints,
+            numbers_per_keypoint=metadata.numbers_per_keypoint,
         )
 
     def infer(self, frames: Sequence[Pixels], *, alone: bool = True) -> Sequence[RawOutput]:

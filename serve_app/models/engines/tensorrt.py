@@ -52,6 +52,7 @@ class TensorRtEngine:
             rectangles=rectangles(shape, read_stride(properties)) if is_rectangular else (),
             task=metadata.task,
             keypoints=metadata.keypoints,
+            numbers_per_keypoint=metadata.numbers_per_keypoint,
         )
         self._dtype = torch.float16 if self._backend.fp16 else torch.float32
         self._context = ExecutionContext(

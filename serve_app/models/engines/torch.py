@@ -82,6 +82,7 @@ class TorchEngine:
             rectangles=rectangles(input_shape, int(network.stride.max())) if is_rectangular else (),
             task=metadata.task,
             keypoints=metadata.keypoints,
+            numbers_per_keypoint=metadata.numbers_per_keypoint,
         )
         # Without graphs there is only one context, because Ultralytics' head changes its own state while it runs.
         steps = _record_graphs(step, network, self.info.shapes, max_batch_size) if on_gpu else []

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from serve_app.errors import InvalidParameter
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import JsonLinesSink, StreamSpec
+from serve_app.schemas.streams import JsonLinesSink, StreamSpec, VideoSink
 from serve_app.sinks import check_sink
+from serve_app.sinks.outlet import parse_url
 
 
 def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: AddressGuard) -> None:
@@ -19,7 +20,10 @@ def check_outputs(spec: StreamSpec, output_dir: Path | None, guard: AddressGuard
     Raise StartError if the library for a sink is not installed.
     """
     for sink in spec.sinks:
-        check_sink(sink, spec.id, output_dir, guard)
+        if isinstance(sink, VideoSink):
+            guard.check_literal_address(parse_url(sink.url).hostname or "")
+        else:
+            check_sink(sink, spec.id, output_dir, guard)
     if spec.recording and output_dir is None:
         raise InvalidParameter("recording needs streams.output_dir; set SERVE_APP_OUTPUT_DIR")
     writes_files = spec.recording or any(isinstance(sink, JsonLinesSink) for sink in spec.sinks)

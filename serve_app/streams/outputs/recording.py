@@ -25,16 +25,15 @@ import numpy as np
 
 from serve_app.detections import Detections
 from serve_app.images.drawing import draw, encode_jpeg
-from serve_app.images.scaling import scaled
 from serve_app.schemas.recording import ClipNotice, RecordingStatus
 from serve_app.schemas.streams import Recording
+from serve_app.streams.outputs.small_frames import draw_small
 from serve_app.types import Pixels
 
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 8  # few frames, because each holds its pixels in memory
 _LATE_FRAME_S = 2.0  # how much longer than post_roll_s we wait for a clip's next frame
-_MAX_SIDE_PX = 1280  # limit for a clip's width and height
 _TIME_BASE = Fraction(1, 90_000)
 _NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.(mp4|mp4\.part|jpg)")
 _PART = ".part"
@@ -133,7 +132,7 @@ class Recorder:
         wanted, found = self._spec.labels, frame.detections
         # The class of a whole image starts a clip only if it is named, because every image has a class.
         seen = set(found.counted_labels).intersection(wanted) if wanted else set(found.labels or ())
-        small = _draw_small(frame)
+        small = draw_small(frame.pixels, frame.detections)
         while self._pre_roll and not 0 <= frame.captured_at_s - self._pre_roll[0][0] <= self._spec.pre_roll_s:
             self._pre_roll.popleft()
         if self._open_clip and (
@@ -260,15 +259,6 @@ class _OpenClip:
         for path in (self._part, self._snapshot):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-def _draw_small(frame: _DetectedFrame) -> Pixels:
-    """Scale a frame down to the size of a clip, and draw its boxes. Width and height are even, as H.264 requires."""
-    height, width = frame.pixels.shape[:2]
-    scale = min(1.0, _MAX_SIDE_PX / max(height, width))
-    size = max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
-    small: Pixels = cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA)
-    return draw(small, scaled(frame.detections, size[0] / width, size[1] / height))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -155,6 +155,9 @@ REFUSED: list[dict[str, Any]] = [
             {"type": "webhook", "url": "https://hook", "secret": SECRET},
             {"type": "webhook", "url": "https://hook", "secret": f"whsec_{SECRET * 40}"},
             {"type": "webhook", "url": "https://hook", "secret": {"value": SECRET}},
+            {"type": "video", "url": f"rtsp://me:pass/{SECRET}@server/live"},
+            {"type": "video", "url": f"rtmp://me:{SECRET}@server/live"},
+            {"type": "video", "url": f"rtsp://me:{SECRET}@169.254.169.254/live"},
         )
     ),
 ]

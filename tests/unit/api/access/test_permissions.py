@@ -36,7 +36,8 @@ def access_to(path: str, method: str = "") -> RouteAccess:
 
 
 def filled(path: str) -> str:
-    return re.sub(r"\{item\}", "0", re.sub(r"\{(stream_id|job_id|name|model|owner|project|task)\}", "none", path))
+    names = "stream_id|job_id|name|model|owner|project|task|version|other:path"
+    return re.sub(r"\{item\}", "0", re.sub(rf"\{{({names})\}}", "none", path))
 
 
 def test_the_table_has_every_route_of_the_application() -> None:
@@ -64,6 +65,8 @@ def test_only_these_routes_read_their_own_body() -> None:
         ("/jobs/{job_id}/files/{name}", "PUT"),
         ("/v1/vision/detection", "POST"),
         ("/v1/vision/custom/{model}", "POST"),
+        ("/v2/models/{model}/infer", "POST"),
+        ("/v2/models/{model}/versions/{version}/infer", "POST"),
         ("/predict", "POST"),
         ("/api/models/{owner}/{project}/{model}/predict", "POST"),
         *((f"/model/{action}", "POST") for action in ("add", "remove", "clear")),

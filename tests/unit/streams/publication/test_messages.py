@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.schemas.streams import SinkStatus, StreamStatus, ZoneCount
+from serve_app.schemas.sinks import SinkStatus
+from serve_app.schemas.streams import StreamStatus, ZoneCount
 from serve_app.streams.publication.messages import Topics, significant, state_of
 from tests.support.statuses import status_of
 
