@@ -20,8 +20,8 @@ from serve_app.inference.fair_queue import FairQueue
 from serve_app.types import Traffic
 
 # While clients send images, a batch takes the engine for at most about this time, unless more of its images are the
-# clients'. A client of Frigate waits for 0.1 s in all, and an image must wait for the batch before it. Some engines take
-# several images at once, but one by one, not as a batch. Jobs then leave one of these places free.
+# clients'. A client of Frigate waits for 0.1 s in all, and its image must wait for the batch before it. Some engines
+# take several images at once, but one by one, not as a batch. Jobs then leave one of these places free.
 _CLIENT_BATCH_S = 0.025
 _CLIENT_INTERVAL_S = 1.0  # clients send images if the last one arrived less than this time ago
 
