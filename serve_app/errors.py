@@ -69,6 +69,7 @@ Limit = Literal[
     "detector_capacity",
     "json_body",
     "bodies_with_keys",
+    "video_frames",
     "followers",
     "supervisor_calls",
     "url_fetches",

@@ -13,6 +13,7 @@ python -m scripts.trials hostile            send 20,000 hostile requests: damage
 python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
 python -m scripts.trials scene_health       cover, blur, move and freeze cameras; look for false alarms
 python -m scripts.trials restream           publish a 720p stream as video for 30 s; measure the cost
+python -m scripts.trials frigate            send 1,200 requests of Frigate's detector beside a batch job
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 python -m scripts.trials drift              inject shifts into images in virtual time, and watch stationary traffic
 
@@ -64,9 +65,10 @@ def main() -> None:
     parser.add_argument(
         "--kind", metavar="TEXT", default="", help="field, jobs: run only the cases or parts whose kind contains TEXT"
     )
+    parser.add_argument("--size", type=int, default=320, help="frigate: model.image_size_px (default: %(default)s)")
     parser.add_argument("--items", type=int, default=20_000, help="jobs: the number of images (default: %(default)s)")
     parser.add_argument(
-        "--model", type=Path, default=Path("codes"), help="jobs: the model for photographs (default: the embedded one)"
+        "--model", type=Path, default=Path("codes"), help="jobs, frigate: the model (default: the embedded one)"
     )
     options = parser.parse_args()
     times, run = runs.TRIALS[options.trial]

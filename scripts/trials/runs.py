@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from scripts.benchmark import pictures
 from scripts.trials.camera import camera, recorder
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
@@ -20,8 +21,10 @@ from scripts.trials.disconnects import disconnect
 from scripts.trials.drift.run import run_drift
 from scripts.trials.field.cases import CASES
 from scripts.trials.field.trial import of_kind, table, try_all
+from scripts.trials.frigate import frigate, square
 from scripts.trials.hostile import hostile
 from scripts.trials.job_runs import run_jobs
+from scripts.trials.jobs import link_pictures
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
 from scripts.trials.mixed import SECOND, mix
@@ -57,6 +60,9 @@ _RETURN_BAR_S = 2.0
 _KILL_BARS_S = {"StreamWorker": 10.0, "StreamSupervisor": 10.0, "Detector": 15.0}
 _MOVE_BAR_S = 5.0
 _NODE_BAR_S = 30.0  # Ray needs 15 s of this time to declare a node dead
+_FRIGATE_BAR_S = 0.09
+_FRIGATE_LATE_BAR = 0.005
+_JOB_IMAGES = 60  # for each request; four requests are sent per second
 _HARMLESS_S = 3600  # of each source: one of its days
 
 
@@ -285,6 +291,24 @@ def _show_footprints(name: str, before: Footprint | None, after: Footprint | Non
 
 
 # The number of each trial is a default: seconds for crowd, scale and mixed, and repetitions for all other trials.
+def run_frigate(count: int, options: Namespace) -> list[str]:
+    """Measure the latency of Frigate's requests beside a batch job."""
+    photographs = list(pictures.photographs(None))
+    squares = [square(photograph) for photograph in photographs]
+    model = {"weights": str(options.model), "image_size_px": options.size}
+    with serving(local_config({"model": model})) as cluster, progress("requests", count) as tell:
+        folder = link_pictures(photographs, FOLDER / "photographs", count * _JOB_IMAGES)
+        answers = frigate(cluster, folder, squares, count, tell)
+    p50_s, p95_s, p99_s = np.percentile(answers.took_s, [50, 95, 99])
+    console.print(
+        f"{count} requests at {options.size} px: p50 {p50_s * 1e3:.0f} ms, p95 {p95_s * 1e3:.0f} ms, "
+        f"p99 {p99_s * 1e3:.0f} ms, {answers.late:.2%} took more than 100 ms; the job processed "
+        f"{answers.job_alone_per_s:.1f} images/s alone and {answers.job_beside_per_s:.1f} beside the requests"
+    )
+    late = [f"the p99 exceeds {_FRIGATE_BAR_S * 1e3:g} ms"] if p99_s > _FRIGATE_BAR_S else []
+    return answers.problems + late + (["more than 0.5 % were too late"] if answers.late > _FRIGATE_LATE_BAR else [])
+
+
 TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "disconnects": (200, run_disconnects),
     "kills": (10, run_kills),
@@ -299,6 +323,7 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "field": (1, run_field),
     "jobs": (10, run_jobs),
     "restream": (60, run_restream),
+    "frigate": (1200, run_frigate),
     "drift": (100, run_drift),
     "scene_health": (100, run_scene_health),
 }

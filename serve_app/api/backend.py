@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,27 @@ from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile
 from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
-from serve_app.types import Answer, DetectorState, EventPage, ModelInfo, PictureRequest, Principal, Snapshot
+from serve_app.types import (
+    Answer,
+    DetectorState,
+    DetectParams,
+    EventPage,
+    ModelInfo,
+    PictureRequest,
+    Principal,
+    Snapshot,
+)
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """One short video for the Preprocessor, which answers every ``stride``-th frame."""
+
+    data: bytes
+    params: DetectParams
+    time_left_s: float  # a duration, because the clocks of two nodes differ
+    stride: int = 1
+    tenant: str = ""
 
 
 class Backend(Protocol):
@@ -52,6 +73,12 @@ class Backend(Protocol):
 
         ``planes``: red, green and blue from 0 to 1, ``(3, height, width)``. Raise InvalidParameter if the model does
         not take this shape or these numbers, and ServeAppError if the input cannot be processed.
+        """
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a short video.
+
+        Raise SourceError if it is not a video, and TooLarge, which names ``video_frames``, if it has too many frames.
         """
 
 

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.access.local import require_keys
 from serve_app.api.app import build_api
+from serve_app.api.backend import VideoRequest
 from serve_app.config import AppArgs
 from serve_app.deployments.drift_proxy import DriftProxy
 from serve_app.deployments.handles import Replicas, detector_name
@@ -123,6 +124,15 @@ class Ingress:
         """Return the tensor for one model input: see ``Backend.infer``."""
         with self._throttled(tenant, model):
             return await self._tensors.infer(model, planes, tenant=tenant, time_left_s=time_left_s)
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a video: see ``Backend.detect_video``."""
+
+        async def attempt(left_s: float) -> list[Answer]:
+            attempted = replace(request, time_left_s=left_s)
+            return await self._preprocessor.call(PreprocessorStub.detect_video, attempted)
+
+        return await self._retries.run(attempt, request.time_left_s)
 
     def admit(self, tenant: str, model: str) -> None:
         """Refuse a request if the service is overloaded: see ``Backend.admit``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.api.backend import VideoRequest
 from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
@@ -20,7 +22,7 @@ from serve_app.deployments.model_queue import ModelQueue
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
-from serve_app.errors import Unavailable
+from serve_app.errors import TooLarge, Unavailable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.images.outlines import with_outlines
 from serve_app.images.prepare import annotate, prepare, prepare_new
@@ -37,8 +39,10 @@ from serve_app.types import (
     ModelInfo,
     PictureRequest,
 )
+from serve_app.video.excerpts import read_excerpt
 
 _COLLECTOR_TIMEOUT_S = 5.0
+MAX_VIDEO_FRAMES = 300
 
 
 @serves(PreprocessorStub)
@@ -70,6 +74,7 @@ class Preprocessor:
         self._decoding = args.preprocessor.decode
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
+        self._videos = Quarantine()
         self._collector: Collector | None = None
         self._drifting: asyncio.Task[None] | None = None
         if args.collect.folder:
@@ -92,6 +97,30 @@ class Preprocessor:
         timing = answer.timing
         self._telemetry.record(STAGE_MS, timing.decode_s * 1e3, stage="decode")
         return replace(answer, timing=replace(timing, queue_s=timing.queue_s + waited_s))
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a short video: see ``PreprocessorStub.detect_video``.
+
+        A separate process decodes the video, a few frames at a time, so a hostile video does no harm. Each frame is
+        then answered as an image.
+        """
+        expires_at_s = time.monotonic() + request.time_left_s
+        answers: list[Answer] = []
+        at_s, passed = -1.0, 0
+        while at_s < math.inf:
+            video = request.data, self._max_pixels, at_s, passed, request.stride
+            excerpt = await self._videos.run(read_excerpt, *video)
+            if len(answers) + len(excerpt.frames) > MAX_VIDEO_FRAMES:
+                raise TooLarge(
+                    f"video_frames: the video has more than {MAX_VIDEO_FRAMES} frames, which is the limit; send a "
+                    "shorter video, raise vid_stride, or use POST /jobs",
+                    limit="video_frames",
+                )
+            left_s = expires_at_s - time.monotonic()
+            pictures = (PictureRequest(one, request.params, left_s, False, request.tenant) for one in excerpt.frames)
+            answers += await asyncio.gather(*map(self.detect, pictures))
+            at_s, passed = excerpt.read_to_s, excerpt.passed
+        return answers
 
     async def check_health(self) -> None:
         """Kill this replica if a decoder hangs, and return freed memory. Serve calls this method every second."""
@@ -157,6 +186,7 @@ class Preprocessor:
             for queue in self._queues.values():
                 queue.detector.close()
             await self._quarantine.close()
+            await self._videos.close()
             self._decoders.close()
             if self._collector is not None:
                 await asyncio.to_thread(self._collector.close, _COLLECTOR_TIMEOUT_S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from serve_app.api.backend import Drift, Jobs, Streams
+from serve_app.api.backend import Drift, Jobs, Streams, VideoRequest
 from serve_app.drift.notices import Notice
 from serve_app.drift.tally import Report
 from serve_app.jobs.celery_tasks import FinishedTask, TaskKind
@@ -36,6 +36,9 @@ class PreprocessorStub(Protocol):
 
         Raise ServeAppError if the image is refused.
         """
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a short video: see ``Backend.detect_video``."""
 
     async def state(self, model: str) -> DetectorState:
         """Return the state of one of the model's Detector replicas. Raise Unavailable if no replica answers."""

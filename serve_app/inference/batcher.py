@@ -7,6 +7,7 @@ engine is busy. This module uses plain asyncio and imports neither Ray nor model
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -17,6 +18,11 @@ from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaGone, ServeApp
 from serve_app.inference.batch_size import WEIGHT_OF_NEWEST, BatchSize
 from serve_app.inference.fair_queue import FairQueue
 from serve_app.types import Traffic
+
+# While clients send images, a batch takes the engine for at most about this time, unless more of its images are the
+# clients'. A client of Frigate waits for 0.1 s in all, and an image must wait for the batch before it.
+_CLIENT_BATCH_S = 0.025
+_CLIENT_INTERVAL_S = 5.0  # clients send images if the last one arrived less than this time ago
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,6 +89,7 @@ class Batcher(Generic[Item, Result]):
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._client_at_s = -math.inf  # when the last interactive item arrived
         self.drops: dict[Traffic, Counter[str]] = {traffic: Counter() for traffic in weights}
         self._started_at_s: dict[asyncio.Task[Any] | None, float] = {}  # when each running batch entered the engine
         self._demand_since_at_s = clock_s()  # when ``_work_s`` and ``_missed`` were last set to 0
@@ -169,6 +176,8 @@ class Batcher(Generic[Item, Result]):
             raise ReplicaGone("the detector is shutting down")
         now_s = self._clock_s()
         answer: asyncio.Future[Batched[Result]] = asyncio.get_running_loop().create_future()
+        if traffic == "interactive":
+            self._client_at_s = now_s
         waiting = _Waiting(item, traffic, shape, cost, now_s + time_left_s, now_s, isolated, superseded, answer)
         try:
             displaced = None
@@ -238,9 +247,13 @@ class Batcher(Generic[Item, Result]):
                 return []  # other batches are still running; the task whose batch ends last takes the isolated item
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
+        clients = self._queue.sizes().get("interactive", 0)
         if (first := self._queue.take()) is None:
             return []
         batch, limit = [first], self._batch_sizes[first.shape].limit
+        if self._clock_s() - self._client_at_s < _CLIENT_INTERVAL_S:
+            fitting = int(_CLIENT_BATCH_S * self.items_per_s / (self._concurrency * first.cost))
+            limit = min(limit, max(fitting, clients, 1))
         # A sender of this shape may be served up to a full batch before its turn.
         max_lead = limit * first.cost
         while len(batch) < limit and (waiting := self._queue.take_like(first.shape, max_lead)) is not None:

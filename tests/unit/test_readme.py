@@ -14,7 +14,7 @@ from serve_app.api import bodies, events, job_submission, url_fetcher
 from serve_app.api.access import credentials, middleware
 from serve_app.api.access.keys import parse_keys
 from serve_app.api.parameters import ALIASES
-from serve_app.deployments import stubs
+from serve_app.deployments import preprocessor, stubs
 from serve_app.jobs.sources import ChangedItem, MissingItem, UnreadableItem
 from serve_app.schemas import jobs as job_schemas
 from serve_app.schemas.detect import DetectResponse
@@ -193,6 +193,7 @@ def test_a_limit_with_a_dot_in_its_name_is_a_setting_and_the_others_are_fixed(
 def test_the_fixed_limits_are_as_the_table_says() -> None:
     fixed = {name: default.removeprefix("fixed: ") for name, default, *_ in LIMITS if default.startswith("fixed: ")}
     assert fixed == {
+        "video_frames": str(preprocessor.MAX_VIDEO_FRAMES),
         "bodies_with_keys": str(credentials._MAX_WAITING),
         "job_files": f"{job_submission.MAX_FILES:,}",
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",

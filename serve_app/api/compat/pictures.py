@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
+import base64
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,10 +13,10 @@ from fastapi import Request
 from python_multipart.multipart import parse_options_header
 
 from serve_app.api.access.middleware import tenant_of
-from serve_app.api.backend import Backend
+from serve_app.api.backend import Backend, VideoRequest
 from serve_app.api.bodies import read_body
 from serve_app.api.compat.names import ModelNames
-from serve_app.api.multipart import TooManyParts, split
+from serve_app.api.multipart import Part, TooManyParts, split
 from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, Malformed, ServeAppError, TooLarge, UrlsDisabled
@@ -27,14 +27,16 @@ _MAX_CONCURRENT_PICTURES = 8  # per request, as in POST /detect
 _MAX_FIELDS = 32  # form fields in addition to the images
 _MAX_FIELD_BYTES = 8192
 _STATUS_TIMEOUT_S = 5.0
+_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 MIN_CONFIDENCE = 0.01  # as in POST /detect; a lower value means this value, because other servers accept 0
 
 
 @dataclass(frozen=True)
 class Form:
-    """The images in a multipart form, and its other fields."""
+    """The images and videos in a multipart form, and its other fields."""
 
     pictures: list[bytes]
+    videos: list[bytes] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +70,7 @@ class Pictures:
             ) from exc
 
     async def form(self, request: Request, part_name: str) -> Form:
-        """Return the multipart body, whose images are parts with the name ``part_name``.
+        """Return the multipart body, whose images and videos are parts with the name ``part_name``.
 
         Raise Malformed or TooLarge if the body is not such a form or too large.
         """
@@ -81,12 +83,21 @@ class Pictures:
             parts = await split(body, boundary, self.limits.max_images_per_request + _MAX_FIELDS)
         except TooManyParts:
             raise TooLarge("the form has too many parts; send fewer") from None
-        pictures = [part.data for part in parts if part.name == part_name]
+        files = [part for part in parts if part.name == part_name]
+        pictures = [part.data for part in files if not _is_video(part)]
         fields = {part.name: part.data for part in parts if part.name != part_name}
         if too_long := [name for name, data in fields.items() if len(data) > _MAX_FIELD_BYTES]:
             raise Malformed(f"{too_long[0][:64]}: the field is longer than {_MAX_FIELD_BYTES >> 10} KiB; shorten it")
         self.check_count(len(pictures))
-        return Form(pictures, {name: data.decode("utf-8", "replace").strip() for name, data in fields.items()})
+        videos = [part.data for part in files if _is_video(part)]
+        return Form(pictures, videos, {name: data.decode("utf-8", "replace").strip() for name, data in fields.items()})
+
+    async def detect_video(
+        self, request: Request, video: bytes, params: DetectParams, expires_at_s: float, stride: int
+    ) -> list[Answer]:
+        """Return the answers for every ``stride``-th frame of a short video: see ``Backend.detect_video``."""
+        left_s = expires_at_s - time.monotonic()
+        return await self._backend.detect_video(VideoRequest(video, params, left_s, stride, tenant_of(request)))
 
     async def statuses(self) -> dict[str, ModelStatus]:
         """Return the status of each model, by the name that a ``DetectParams`` has for it.
@@ -100,22 +111,18 @@ class Pictures:
             self._statuses = time.monotonic() + (_STATUS_TIMEOUT_S if is_complete else 0.0), found
         return found
 
-    def from_base64(self, text: str) -> bytes:
+    async def from_base64(self, text: str) -> bytes:
         """Return an image that is sent as base64 or as a data URL.
 
         Raise Malformed if it is not base64, and TooLarge if the decoded image is larger than ``limits.max_body_mib``.
         """
         encoded = text.partition(",")[2] if text.startswith("data:") else text
-        if len(encoded) * 3 // 4 > self._max_bytes + 2:
-            raise TooLarge(
-                f"limits.max_body_mib: the image is larger than the limit of {self.limits.max_body_mib} MiB; send a "
-                "smaller image or raise the limit",
-                limit="limits.max_body_mib",
-            )
-        try:
-            return binascii.a2b_base64(encoded)
-        except (binascii.Error, ValueError) as exc:
+        try:  # in a thread, because the image may be large
+            picture = await asyncio.to_thread(lambda: base64.b64decode("".join(encoded.split()), validate=True))
+        except ValueError as exc:
             raise Malformed("the image is not valid base64; encode the image's bytes as base64") from exc
+        self.check_size([picture])
+        return picture
 
     async def fetch(self, request: Request, url: str) -> bytes:
         """Return the image at a URL. Raise UrlsDisabled, or the errors of ``Fetcher.fetch``."""
@@ -139,8 +146,8 @@ class Pictures:
         """Raise TooLarge if the decoded images together are larger than ``limits.max_body_mib``."""
         if sum(map(len, pictures)) > self._max_bytes:
             raise TooLarge(
-                f"limits.max_body_mib: the images together are larger than the limit of {self.limits.max_body_mib} "
-                "MiB; send fewer images or raise the limit",
+                f"limits.max_body_mib: the request's images are larger than the limit of {self.limits.max_body_mib} "
+                "MiB; send smaller images or raise the limit",
                 limit="limits.max_body_mib",
             )
 
@@ -166,6 +173,11 @@ class Pictures:
                 raise one
             answers.append(one)
         return answers
+
+
+def _is_video(part: Part) -> bool:
+    """Return whether the client says that a part is a video. Some clients name only the file."""
+    return part.media_type.startswith("video/") or (part.filename or "").lower().endswith(_VIDEO_SUFFIXES)
 
 
 def checked_number(name: str, text: str, lowest: float, highest: float) -> float:

@@ -119,7 +119,7 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
             images = asked.image if isinstance(asked.image, list) else [asked.image]
             pictures.check_count(len(images))
             data = [
-                await pictures.fetch(request, one.value) if one.type == "url" else pictures.from_base64(one.value)
+                await pictures.fetch(request, one.value) if one.type == "url" else await pictures.from_base64(one.value)
                 for one in images
             ]
             pictures.check_size(data)

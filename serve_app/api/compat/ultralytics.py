@@ -18,6 +18,7 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, Json
 
 _URLENCODED = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 32
+_MAX_STRIDE = 1000
 _TRUE = {"true", "1", "yes", "on"}
 
 
@@ -39,10 +40,14 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
         started_at_s = time.monotonic()
         async with pictures.admitted(request, model) as expires_at_s:
             form = await read(request)
-            if len(form.pictures) != 1:
-                raise Malformed("the form needs one image, as a part named 'file'")
+            if len(form.pictures) + len(form.videos) != 1:
+                raise Malformed("the form needs one image or video, as a part named 'file'")
             params = _params(model, form.fields)
-            answers = await pictures.detect(request, form.pictures, params, expires_at_s, annotate=False)
+            stride = int(checked_number("vid_stride", form.fields.get("vid_stride") or "1", 1, _MAX_STRIDE))
+            if form.videos:
+                answers = await pictures.detect_video(request, form.videos[0], params, expires_at_s, stride)
+            else:
+                answers = await pictures.detect(request, form.pictures, params, expires_at_s, annotate=False)
             status = (await pictures.statuses())[model]
         normalize = form.fields.get("normalize", "").lower() in _TRUE
         decimals = int(checked_number("decimals", form.fields.get("decimals") or "5", 0, 10))
@@ -69,7 +74,8 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
             raise Malformed("the form is not valid; let the HTTP client build it") from exc
         source = fields.pop("source", "")
         is_url = source.startswith(("http://", "https://"))
-        return Form([await pictures.fetch(request, source) if is_url else pictures.from_base64(source)], fields)
+        picture = await (pictures.fetch(request, source) if is_url else pictures.from_base64(source))
+        return Form([picture] if picture else [], fields=fields)
 
     return (routes,)
 

@@ -7,7 +7,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 
 from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaGone
-from tests.support.batching import GatedEngine, batching, submit
+from tests.support.batching import GatedEngine, TimedEngine, batching, submit
 from tests.support.clock import Clock
 
 pytestmark = pytest.mark.anyio
@@ -262,3 +262,22 @@ async def test_a_displaced_item_of_a_greedy_tenant_fails_with_overloaded() -> No
             engine.gate.release()
         assert (await modest).result == 18
         assert batcher.drops["interactive"] == {"overloaded": 1}
+
+
+async def test_while_clients_send_images_the_batches_of_jobs_are_short() -> None:
+    """A client's image waits for the batch before it. So a batch takes 25 ms of this engine, which is two images."""
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.08)  # larger batches are always faster per image
+    async with batching(engine, max_batch_size=8, max_queue_size=64, items_per_s=100, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(40), traffic="job"))
+        assert max(engine.sizes) == 8
+        engine.sizes.clear()
+        await asyncio.gather(*submit(batcher, 1), *submit(batcher, *range(19), traffic="job"))
+        assert engine.sizes == [2] * 10
+        engine.sizes.clear()
+        await asyncio.gather(*submit(batcher, *range(16)), *submit(batcher, *range(8), traffic="job"))
+        assert engine.sizes[0] == 8  # many clients together still fill a batch
+        clock.now_s += 5
+        engine.sizes.clear()
+        await asyncio.gather(*submit(batcher, *range(16), traffic="job"))
+        assert engine.sizes == [8, 8]
