@@ -308,17 +308,6 @@ class PictureRequest:
 
 
 @dataclass(frozen=True)
-class VideoRequest:
-    """One short video for the Preprocessor, which answers every ``stride``-th frame."""
-
-    data: bytes
-    params: DetectParams
-    time_left_s: float  # a duration, because the clocks of two nodes differ
-    stride: int = 1
-    tenant: str = ""
-
-
-@dataclass(frozen=True)
 class DetectRequest:
     """One model input for the Detector: a shared-memory slot, or the frame's bytes if the memory is not shared."""
 

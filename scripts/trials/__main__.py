@@ -12,8 +12,8 @@ python -m scripts.trials mixed              serve two models at once for a minut
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
 python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
 python -m scripts.trials scene_health       cover, blur, move and freeze cameras; look for false alarms
-python -m scripts.trials frigate            send 1,200 requests of Frigate's detector beside a batch job
 python -m scripts.trials restream           publish a 720p stream as video for 30 s; measure the cost
+python -m scripts.trials frigate            send 1,200 requests of Frigate's detector beside a batch job
 python -m scripts.trials field              test real-world images, cameras, models, clients and machines
 python -m scripts.trials drift              inject shifts into images in virtual time, and watch stationary traffic
 

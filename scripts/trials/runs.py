@@ -322,8 +322,8 @@ TRIALS: dict[str, tuple[int, Callable[[int, Namespace], list[str]]]] = {
     "hostile": (20_000, run_hostile),
     "field": (1, run_field),
     "jobs": (10, run_jobs),
-    "frigate": (1200, run_frigate),
     "restream": (60, run_restream),
+    "frigate": (1200, run_frigate),
     "drift": (100, run_drift),
     "scene_health": (100, run_scene_health),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,13 +16,24 @@ from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import (
     Answer,
     DetectorState,
+    DetectParams,
     EventPage,
     ModelInfo,
     PictureRequest,
     Principal,
     Snapshot,
-    VideoRequest,
 )
+
+
+@dataclass(frozen=True)
+class VideoRequest:
+    """One short video for the Preprocessor, which answers every ``stride``-th frame."""
+
+    data: bytes
+    params: DetectParams
+    time_left_s: float  # a duration, because the clocks of two nodes differ
+    stride: int = 1
+    tenant: str = ""
 
 
 class Backend(Protocol):
@@ -48,12 +60,6 @@ class Backend(Protocol):
         The batcher shares the engine fairly between tenants.
         """
 
-    async def detect_video(self, request: VideoRequest) -> list[Answer]:
-        """Return the answers for the frames of a short video.
-
-        Raise SourceError if it is not a video, and TooLarge, which names ``video_frames``, if it has too many frames.
-        """
-
     async def describe(self, model: str) -> ModelInfo:
         """Ask one of the model's Detectors which model it serves, and return it.
 
@@ -67,6 +73,12 @@ class Backend(Protocol):
 
         ``planes``: red, green and blue from 0 to 1, ``(3, height, width)``. Raise InvalidParameter if the model does
         not take this shape or these numbers, and ServeAppError if the input cannot be processed.
+        """
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Return the answers for the frames of a short video.
+
+        Raise SourceError if it is not a video, and TooLarge, which names ``video_frames``, if it has too many frames.
         """
 
 

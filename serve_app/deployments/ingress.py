@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.access.local import require_keys
 from serve_app.api.app import build_api
+from serve_app.api.backend import VideoRequest
 from serve_app.config import AppArgs
 from serve_app.deployments.drift_proxy import DriftProxy
 from serve_app.deployments.handles import Replicas, detector_name
@@ -31,7 +32,7 @@ from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
 from serve_app.schemas.models import ModelStatus
 from serve_app.telemetry.metrics import Telemetry
-from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, ModelInfo, PictureRequest, VideoRequest
+from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, ModelInfo, PictureRequest
 
 _READY_TIMEOUT_S = 5.0
 

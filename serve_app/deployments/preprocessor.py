@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.api.backend import VideoRequest
 from serve_app.collection.collector import Collector
 from serve_app.config import AppArgs
 from serve_app.deployments.detector_client import DetectorClient
@@ -37,7 +38,6 @@ from serve_app.types import (
     Letterbox,
     ModelInfo,
     PictureRequest,
-    VideoRequest,
 )
 from serve_app.video.excerpts import read_excerpt
 

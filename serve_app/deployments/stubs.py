@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from serve_app.api.backend import Drift, Jobs, Streams
+from serve_app.api.backend import Drift, Jobs, Streams, VideoRequest
 from serve_app.drift.notices import Notice
 from serve_app.drift.tally import Report
 from serve_app.jobs.celery_tasks import FinishedTask, TaskKind
@@ -22,7 +22,6 @@ from serve_app.types import (
     DetectReply,
     DetectRequest,
     PictureRequest,
-    VideoRequest,
 )
 
 JOB_RUNNER_UNITS = 2  # units at once in a JobRunner: while one is detected, the next one's images are fetched

@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.api.backend import VideoRequest
 from serve_app.detections import Detections
 from serve_app.errors import Conflict, Forbidden, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
@@ -25,7 +26,6 @@ from serve_app.types import (
     Principal,
     Snapshot,
     Timing,
-    VideoRequest,
 )
 
 MODEL = ModelInfo(
@@ -87,14 +87,6 @@ class FakeBackend:
             annotated=encode_jpeg(np.zeros((8, 8, 3), np.uint8)) if request.annotate else None,
         )
 
-    async def detect_video(self, request: VideoRequest) -> list[Answer]:
-        """Answer each byte of the video as if it were a frame."""
-        frames = [request.data[at : at + 1] for at in range(request.stride - 1, len(request.data), request.stride)]
-        return [
-            await self.detect(PictureRequest(frame, request.params, request.time_left_s, tenant=request.tenant))
-            for frame in frames
-        ]
-
     async def describe(self, model: str) -> ModelInfo:
         self.models_asked.append(model)
         if self.failure:
@@ -111,6 +103,14 @@ class FakeBackend:
         if self.failure:
             raise self.failure
         return np.full((6, planes.shape[1]), planes[0, 0, 0], np.float32)
+
+    async def detect_video(self, request: VideoRequest) -> list[Answer]:
+        """Answer each byte of the video as if it were a frame."""
+        frames = [request.data[at : at + 1] for at in range(request.stride - 1, len(request.data), request.stride)]
+        return [
+            await self.detect(PictureRequest(frame, request.params, request.time_left_s, tenant=request.tenant))
+            for frame in frames
+        ]
 
 
 class FakeMetrics:

@@ -13,7 +13,7 @@ from fastapi import Request
 from python_multipart.multipart import parse_options_header
 
 from serve_app.api.access.middleware import tenant_of
-from serve_app.api.backend import Backend
+from serve_app.api.backend import Backend, VideoRequest
 from serve_app.api.bodies import read_body
 from serve_app.api.compat.names import ModelNames
 from serve_app.api.multipart import Part, TooManyParts, split
@@ -21,7 +21,7 @@ from serve_app.api.url_fetcher import Fetcher
 from serve_app.config import AppArgs
 from serve_app.errors import DeadlineExceeded, Malformed, ServeAppError, TooLarge, UrlsDisabled
 from serve_app.schemas.models import ModelStatus
-from serve_app.types import Answer, DetectParams, PictureRequest, VideoRequest
+from serve_app.types import Answer, DetectParams, PictureRequest
 
 _MAX_CONCURRENT_PICTURES = 8  # per request, as in POST /detect
 _MAX_FIELDS = 32  # form fields in addition to the images
