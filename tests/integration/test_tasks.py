@@ -1,0 +1,75 @@
+"""Models of all further tasks in one application, over HTTP, in streams and in jobs, with images of known shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+from ray import serve
+
+from scripts.launch import is_ready
+from scripts.shapes.scenes import Scene
+from scripts.trials.cluster import Cluster
+from scripts.trials.mixed import mix
+from scripts.trials.reference import detections_of
+from serve_app.app import build_app
+from serve_app.types import Json
+from tests.integration.conftest import Service, client_for, eventually
+from tests.support import shapes
+
+TASKS = ("segment", "pose", "obb", "classify")
+SCENES = 5
+
+
+def images(task: str, count: int = SCENES) -> list[Scene]:
+    return shapes.portraits(count) if task == "classify" else shapes.scenes(count)
+
+
+@pytest.fixture(scope="module")
+def tried(service: Service) -> Iterator[Cluster]:
+    """Run a second application, whose default model segments, and whose other models have the names of their tasks."""
+    models: dict[str, Json] = {
+        task: {
+            "weights": str(shapes.weights(task)),
+            "image_size_px": shapes.PORTRAIT_SIZE_PX if task == "classify" else shapes.SIZE_PX,
+            "engine": "torch",  # it needs no export
+            "threads": 1,
+        }
+        for task in TASKS
+    }
+    args = {"model": models.pop("segment"), "models": models, "streams": service.args["streams"]}
+    serve.run(build_app(args), name="tasks", route_prefix="/tasks")
+    cluster = Cluster(f"{service.url}/tasks", os.getpid())
+    try:
+        eventually(lambda: is_ready(cluster.url), what="readiness")
+        yield cluster
+    finally:
+        serve.delete("tasks")
+
+
+def model_of(task: str) -> str:
+    return "default" if task == "segment" else task
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nearly_all_answers_are_right_in_every_detail(tried: Cluster, task: str) -> None:
+    problems, true = [], 0
+    with client_for(tried.url) as client:
+        for image in images(task):
+            encoded = cv2.imencode(".png", image.pixels)[1].tobytes()
+            answer = detections_of(client.detect(encoded, model=model_of(task)))
+            problems += shapes.disagreements(image, answer, task)
+            true += 1 if task == "classify" else len(shapes.true_shapes(image, task))
+    assert len(problems) <= 0.1 * true, problems
+
+
+def test_clients_streams_and_jobs_of_all_tasks_get_the_results_of_their_own_model(
+    tried: Cluster, tmp_path: Path, chaos: bool
+) -> None:
+    pictures = {model_of(task): cv2.imencode(".jpg", images(task, 1)[0].pixels)[1].tobytes() for task in TASKS}
+    trial = mix(tried, tmp_path, pictures, 60 if chaos else 3, lambda _: None)
+    assert trial.problems == []
+    assert len(trial.answers) == len(TASKS)
