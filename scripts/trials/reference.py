@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from serve_app.client import Client, DetectResult, FrameResult
-from serve_app.detections import Detections, Mask, Ranking
+from serve_app.detections import Detections
+from serve_app.jobs.running import stored
 from serve_app.models.agreement import agree
 from serve_app.models.weights import EMBEDDED
 from serve_app.schemas.jobs import JobResult
@@ -55,29 +54,6 @@ def save_second_model(folder: Path) -> Path:
 
 
 def detections_of(result: DetectResult | FrameResult | JobResult) -> Detections:
-    """Return a result of the API with arrays. Masks have the size of the image, and no holes if they are outlines."""
-    arrays = result if not isinstance(result, JobResult) else DetectResult.model_construct(**dict(result))
-    masks, corners = arrays.masks, arrays.obb
-    whole = 0, 0, result.image.width, result.image.height
-    classes = result.classes
-    return Detections(
-        arrays.xyxy,
-        arrays.confidence,
-        arrays.class_id,
-        masks=None if masks is None else tuple(Mask(one, whole) for one in masks),
-        keypoints=arrays.keypoints,
-        rotated=None if corners is None else _rotated(corners, [one.angle or 0.0 for one in result.detections]),
-        classes=None
-        if classes is None
-        else Ranking(
-            np.array([one.class_id for one in classes], np.int32),
-            np.array([one.confidence for one in classes], np.float32),
-        ),
-    )
-
-
-def _rotated(corners: NDArray[np.float32], angles: Sequence[float]) -> NDArray[np.float32]:
-    """Return rotated boxes, ``(n, 5)``, from their corners in the order of ``Detections.corners``."""
-    height = np.linalg.norm(corners[:, 0] - corners[:, 1], axis=1)
-    width = np.linalg.norm(corners[:, 1] - corners[:, 2], axis=1)
-    return np.column_stack([corners.mean(axis=1), width, height, angles]).astype(np.float32)
+    """Return a result of the API with arrays. Masks that came as outlines have no holes."""
+    unnamed = {"job_id": "", "item": 0, "name": ""}
+    return stored.detections_of(json.dumps(unnamed | result.model_dump(mode="json")))
