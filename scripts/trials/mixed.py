@@ -15,7 +15,7 @@ from scripts.trials.follower import Follower
 from scripts.trials.jobs import link_pictures
 from scripts.trials.reference import Reference
 from serve_app.client import Client, DetectResult, FrameResult
-from serve_app.schemas.jobs import AT_REST, JobResult
+from serve_app.schemas.jobs import AT_REST, JobFailure, JobResult
 
 SECOND = "second"  # the name of the model that is served besides the default model
 _CLIENTS = 2  # the number of clients per model
@@ -103,9 +103,10 @@ def _job(cluster: Cluster, model: str, folder: Path, name: str, reference: Refer
             trial.problems.append(f"the job of {name} has {count} wrong results, made by {result.model}")
 
 
-def _content(item: JobResult | object) -> str:
+def _content(item: JobResult | JobFailure) -> str:
+    """Return a result without what differs between items. A job adds the model's version to its name."""
     assert isinstance(item, JobResult)
-    return item.model_copy(update={"item": 0, "name": ""}).model_dump_json()
+    return item.model_copy(update={"item": 0, "name": "", "model": item.model.partition("@")[0]}).model_dump_json()
 
 
 def _judge(reference: Reference, name: str, batch_sizes: list[int]) -> Callable[[DetectResult | FrameResult], bool]:
