@@ -70,9 +70,12 @@ def sightline(
             "preprocessor": {"decode": decode},
             "drift": {"enabled": drift},
         }
+        cpus = {"num_cpus": 0.5 / (detectors + len(models or {}))}  # of each Detector, for which Ray must find a place
         for deployment in application["deployments"]:
             if deployment["name"] == "Detector":
-                deployment |= {"num_replicas": detectors, "ray_actor_options": {"num_cpus": 0.5 / detectors}}
+                deployment |= {"num_replicas": detectors, "ray_actor_options": cpus}
+        for name in models or {}:
+            application["deployments"].append({"name": f"Detector-{name}", "ray_actor_options": cpus})
         path = folder / "sightline.yaml"
         path.write_text(yaml.safe_dump(config))
         server = start(path, folder / "sightline.log")

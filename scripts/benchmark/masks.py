@@ -38,9 +38,9 @@ from matplotlib import pyplot as plt  # the backend must be set before this impo
 FOLDER = ROOT / "build/bench"
 LIMITS = {5: 1.3, 100: 3.0}  # by the number of objects: CPU time with masks, relative to the time without masks
 _TASKS: tuple[Task, ...] = ("detect", "segment")
-_ROUNDS = 4
+_ROUNDS = 3
 _CLIENTS = 16
-_DURATION_S, _WARM_UP_S, _ENGINE_S = 6.0, 1.5, 3.0
+_DURATION_S, _WARM_UP_S, _ENGINE_S = 5.0, 1.5, 3.0
 
 
 @dataclass
@@ -152,34 +152,30 @@ def _table(cases: list[Case]) -> Table:
 
 
 def _save_plot(cases: list[Case], path: Path) -> Path:
-    """Plot the CPU time of each process for an image, without the engine and without what an idle server uses."""
+    """Plot the CPU time of each process for an image without the engine, and the range of the sums over the rounds.
+
+    The bars include what idle processes use, and the sums do not.
+    """
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-    colours = plt.colormaps["tab10"]
     for place, case in enumerate(cases):
         below = 0.0
-        for number, process in enumerate(("Ingress", "Preprocessor", "Detector", "all others")):
-            height = float(np.mean([_of_process(case, seen)[process] for seen in case.rounds]))
-            axes.bar(place, height, bottom=below, color=colours(number), label=process if place == 0 else None)
+        for number, process in enumerate(("Ingress", "Preprocessor", "Detector")):
+            used_ms = float(np.mean([seen["cpu_ms_by_process"][process] for seen in case.rounds]))
+            height = used_ms - case.engine_ms * (process == "Detector")
+            axes.bar(place, height, bottom=below, color=f"C{number}", label=process if place == 0 else None)
             below += height
-        extra_ms = case.extra_ms
-        axes.errorbar(place, below, [[below - min(extra_ms)], [max(extra_ms) - below]], color="black", capsize=4)
+        mean_ms, label = float(np.mean(case.extra_ms)), "sum without idle processes" if place == 0 else None
+        spread = [[mean_ms - min(case.extra_ms)], [max(case.extra_ms) - mean_ms]]
+        axes.errorbar(place, mean_ms, spread, color="black", fmt="o", capsize=4, label=label)
         if case.task == "detect":
-            axes.hlines(below * LIMITS[case.objects], place + 0.6, place + 1.4, "red", "dashed")
-    axes.plot([], [], "--", color="red", label="limit")
+            label = "limit" if place == 0 else None
+            axes.hlines(mean_ms * LIMITS[case.objects], place + 0.6, place + 1.4, "red", "dashed", label=label)
     axes.set_xticks(range(len(cases)), [f"{case.task}\n{case.objects} objects" for case in cases])
     axes.set(ylabel="CPU ms per image beyond the engine")
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
-
-
-def _of_process(case: Case, seen: dict[str, Any]) -> dict[str, float]:
-    """Return the CPU time of each process in one round. What an idle server uses is taken from all others."""
-    used = seen["cpu_ms_by_process"]
-    named = {"Ingress": used["Ingress"], "Preprocessor": used["Preprocessor"]}
-    named["Detector"] = used["Detector"] - case.engine_ms
-    return named | {"all others": seen["cpu_ms_per_image"] - case.engine_ms - sum(named.values())}
 
 
 if __name__ == "__main__":
