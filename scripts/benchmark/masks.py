@@ -168,7 +168,7 @@ def _save_plot(cases: list[Case], path: Path) -> Path:
         spread = [[mean_ms - min(case.extra_ms)], [max(case.extra_ms) - mean_ms]]
         axes.errorbar(place, mean_ms, spread, color="black", fmt="o", capsize=4, label=label)
         if case.task == "detect":
-            label = "limit" if place == 0 else None
+            label = "limit" if place == 0 else ""
             axes.hlines(mean_ms * LIMITS[case.objects], place + 0.6, place + 1.4, "red", "dashed", label=label)
     axes.set_xticks(range(len(cases)), [f"{case.task}\n{case.objects} objects" for case in cases])
     axes.set(ylabel="CPU ms per image beyond the engine")

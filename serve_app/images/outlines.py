@@ -18,6 +18,7 @@ Outline: TypeAlias = NDArray[Any]  # (n, 1, 2): points as OpenCV has them
 # Half pixels of the bitmap by which an outline may be simplified, which removes the stairs of slanted edges: at most
 # the first value, and at most this share of the bitmap's shorter side, because a small object has few pixels.
 _TOLERANCE, _TOLERANCE_SHARE = 1.5, 1 / 40
+_PIXEL = np.ones((3, 3), np.uint8)
 _MAX_AREA_CHANGE = 0.05  # an outline whose area would change by a larger share, such as that of a pole, stays as it is
 
 
@@ -44,7 +45,7 @@ def rings_of(mask: Mask) -> Rings:
     # In a grid of half pixels, pixel centres are at odd places and the pixels' corners at even places.
     grid = np.zeros((2 * rows + 1, 2 * columns + 1), np.uint8)
     grid[1::2, 1::2] = mask.bits
-    grid = cv2.dilate(grid, np.ones((3, 3), np.uint8))
+    grid = cv2.dilate(grid, _PIXEL)
     outlines, _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     tolerance = min(_TOLERANCE, min(grid.shape) * _TOLERANCE_SHARE)
     left, top, right, bottom = mask.xyxy
