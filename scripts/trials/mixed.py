@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ SECOND = "second"  # the name of the model that is served besides the default mo
 _CLIENTS = 2  # the number of clients per model
 _STREAM_FPS = 5
 _ITEMS = 30_000  # of the job of each model: more than it processes during the trial
-_MIN_BATCH = 0.9  # the least mean size of a model's batches beside other models, relative to its size alone
 
 
 @dataclass
@@ -69,16 +68,6 @@ def mix(
         trial.answers += references[model].answers
     trial.batch_sizes = {name: sum(seen) / len(seen) for name, seen in sizes.items()}
     return trial
-
-
-def smaller_batches(alone: Sequence[Mixed], together: Mixed) -> list[str]:
-    """Return a problem for each model whose batches are smaller beside other models than in its own trial."""
-    return [
-        f"{name}: a batch had {together.batch_sizes[name]:.2f} images on average, and {size:.2f} without other models"
-        for trial in alone
-        for name, size in trial.batch_sizes.items()
-        if together.batch_sizes[name] < _MIN_BATCH * size
-    ]
 
 
 @contextmanager

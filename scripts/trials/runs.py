@@ -25,7 +25,7 @@ from scripts.trials.hostile import hostile
 from scripts.trials.job_runs import run_jobs
 from scripts.trials.kills import VICTIMS, kill
 from scripts.trials.loads import HttpLoad, StreamLoad
-from scripts.trials.mixed import SECOND, mix, smaller_batches
+from scripts.trials.mixed import SECOND, mix
 from scripts.trials.node import SEVERAL_NODES, lose_node
 from scripts.trials.reference import save_second_model
 from scripts.trials.resize import SPREAD, resize
@@ -206,8 +206,7 @@ def run_mixed(duration_s: int, options: Namespace) -> list[str]:
     for title, mixed in [*(("alone", one) for one in alone), ("together", together)]:
         for name, size in mixed.batch_sizes.items():
             console.print(f"{title}, {name}: {mixed.answers[name]} answers and results, {size:.2f} images in a batch")
-    problems = [problem for mixed in (*alone, together) for problem in mixed.problems]
-    return problems + smaller_batches(alone, together)
+    return [problem for mixed in (*alone, together) for problem in mixed.problems]
 
 
 def run_hostile(times: int, options: Namespace) -> list[str]:
