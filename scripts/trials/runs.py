@@ -268,8 +268,8 @@ def _two_tasks(options: Namespace) -> tuple[dict[str, Json], dict[str, bytes]]:
         (picture,) = save_one_picture(options.picture).iterdir()
         models = dict(zip(("default", SECOND), _two_models(options), strict=True))
         return {name: {"weights": one} for name, one in models.items()}, dict.fromkeys(models, picture.read_bytes())
-    batches = {"engine": "torch"}  # on a CPU, OpenVINO computes each image alone
-    shapes = {"weights": str(ROOT / "tests/weights/shapes-segment.pt"), "image_size_px": SHAPES_PX[0]}
+    batches: Json = {"engine": "torch"}  # on a CPU, OpenVINO computes each image alone
+    shapes: Json = {"weights": str(ROOT / "tests/weights/shapes-segment.pt"), "image_size_px": SHAPES_PX[0]}
     models = {"default": batches, SECOND: batches | shapes}
     return models, {"default": honest_picture(), SECOND: shapes_picture()}
 
