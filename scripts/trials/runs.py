@@ -270,8 +270,8 @@ def _two_tasks(options: Namespace) -> tuple[dict[str, Json], dict[str, bytes]]:
         return {name: {"weights": one} for name, one in models.items()}, dict.fromkeys(models, picture.read_bytes())
     batches: Json = {"engine": "torch"}  # on a CPU, OpenVINO computes each image alone
     shapes: Json = {"weights": str(ROOT / "tests/weights/shapes-segment.pt"), "image_size_px": SHAPES_PX[0]}
-    models = {"default": batches, SECOND: batches | shapes}
-    return models, {"default": honest_picture(), SECOND: shapes_picture()}
+    both: dict[str, Json] = {"default": batches, SECOND: batches | shapes}
+    return both, {"default": honest_picture(), SECOND: shapes_picture()}
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:
