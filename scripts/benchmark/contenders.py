@@ -43,12 +43,18 @@ class Contender:
 
 
 def sightline(
-    model: dict[str, Any], folder: Path, *, detectors: int = 1, decode: str = "exact", drift: bool = True
+    model: dict[str, Any],
+    folder: Path,
+    *,
+    detectors: int = 1,
+    decode: str = "exact",
+    drift: bool = True,
+    models: dict[str, dict[str, Any]] | None = None,
 ) -> Contender:
     """Return Sightline with configs/local.yaml as a contender.
 
-    ``model`` is the config's ``model:`` section, ``decode`` the setting ``preprocessor.decode``, and ``drift`` the
-    setting ``drift.enabled``.
+    ``model`` and ``models`` are sections of the config, ``decode`` is the setting ``preprocessor.decode``, and
+    ``drift`` is the setting ``drift.enabled``.
     """
     name = OURS if detectors == 1 else f"{OURS}, {detectors} Detectors"
     if not drift:
@@ -60,12 +66,16 @@ def sightline(
         (application,) = config["applications"]
         application["args"] = {
             "model": model,
+            "models": models or {},
             "preprocessor": {"decode": decode},
             "drift": {"enabled": drift},
         }
+        cpus = {"num_cpus": 0.5 / (detectors + len(models or {}))}  # of each Detector, for which Ray must find a place
         for deployment in application["deployments"]:
             if deployment["name"] == "Detector":
-                deployment |= {"num_replicas": detectors, "ray_actor_options": {"num_cpus": 0.5 / detectors}}
+                deployment |= {"num_replicas": detectors, "ray_actor_options": cpus}
+        for name in models or {}:
+            application["deployments"].append({"name": f"Detector-{name}", "ray_actor_options": cpus})
         path = folder / "sightline.yaml"
         path.write_text(yaml.safe_dump(config))
         server = start(path, folder / "sightline.log")

@@ -65,7 +65,7 @@ def measure(
             for contender in contenders[:: -1 if number % 2 else 1]:
                 progress.update(task, description=f"round {number + 1}: starting {contender.name}")
                 with contender.run() as running:
-                    idle_cpu_per_s = _idle(running)
+                    idle_cpu_per_s = idle(running)
                     for concurrency in concurrencies:
                         title = f"round {number + 1}: {contender.name}, {concurrency} clients"
                         progress.update(task, description=title)
@@ -79,14 +79,14 @@ def measure(
                             multipart=running.multipart,
                             seed=number,
                         )
-                        seen = _measure(running, plan, idle_cpu_per_s)
+                        seen = measure_load(running, plan, idle_cpu_per_s)
                         case = {"contender": contender.name, "detectors": contender.detectors, "round": number}
                         result["measurements"].append(case | seen)
                         progress.advance(task)
     return result
 
 
-def _idle(running: Running) -> float:
+def idle(running: Running) -> float:
     """Return the CPU seconds per second that the idle server uses."""
     before = Usage.of(running.pid)
     time.sleep(_IDLE_S)
@@ -94,7 +94,8 @@ def _idle(running: Running) -> float:
     return after.since(before).total() / (after.at_s - before.at_s)
 
 
-def _measure(running: Running, plan: load.LoadPlan, idle_cpu_per_s: float) -> dict[str, Any]:
+def measure_load(running: Running, plan: load.LoadPlan, idle_cpu_per_s: float) -> dict[str, Any]:
+    """Send the requests of a plan to a server, and return what was measured, without the CPU time of an idle server."""
     edges: list[Usage] = []
     seen = load.run(plan, lambda: edges.append(Usage.of(running.pid)))
     before, after = edges

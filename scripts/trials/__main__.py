@@ -8,7 +8,7 @@ python -m scripts.trials node               kill a second Ray node that runs hal
 python -m scripts.trials resize             add a second Ray node under load, then drain and remove it
 python -m scripts.trials scale              raise the load, hold it for 75 s and lower it; plot the number of Detectors
 python -m scripts.trials swap               change the model 20 times without downtime, then try an invalid file
-python -m scripts.trials mixed              serve two models at once for a minute
+python -m scripts.trials mixed              load models of two tasks for a minute, alone and together
 python -m scripts.trials hostile            send 20,000 hostile requests: damaged images, image bombs, malformed HTTP
 python -m scripts.trials jobs               run batch jobs while processes are killed and while clients wait
 python -m scripts.trials scene_health       cover, blur, move and freeze cameras; look for false alarms
@@ -59,7 +59,8 @@ def main() -> None:
         nargs=2,
         type=Path,
         metavar="MODEL",
-        help="swap, mixed: the two models (default: the embedded model and a copy of it with other labels)",
+        help="swap, mixed: the two models (default: the embedded model, and a copy of it with other labels; mixed: "
+        "a model that segments)",
     )
     parser.add_argument("--picture", type=Path, help="swap, mixed: an image in which both models detect something")
     parser.add_argument(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scripts.benchmark import pictures
+from scripts.launch import ROOT
 from scripts.trials.camera import camera, recorder
 from scripts.trials.churn import churn
 from scripts.trials.cluster import Footprint
@@ -39,6 +40,7 @@ from scripts.trials.scene_plot import fault_table, harmless_table, save_scene_pl
 from scripts.trials.stage import (
     CONFIG,
     FOLDER,
+    SHAPES_PX,
     console,
     honest_picture,
     local_config,
@@ -49,10 +51,12 @@ from scripts.trials.stage import (
     save_pictures,
     save_video,
     serving,
+    shapes_picture,
     small_picture,
 )
 from scripts.trials.swap import swap
 from serve_app.config import PreprocessorArgs
+from serve_app.types import Json
 
 _CROWD_FPS = 1  # at this frame rate, 16 cameras send half of what two cores can process
 _SCALE_S = 170.0  # the approximate duration of the trial, without the time of high load
@@ -212,13 +216,19 @@ def run_swap(times: int, options: Namespace) -> list[str]:
 
 
 def run_mixed(duration_s: int, options: Namespace) -> list[str]:
-    """Serve two models at the same time, and check that every answer comes from the requested model."""
-    first, second = _two_models(options)
-    config = local_config({"model": {"weights": first}, "models": {SECOND: {"weights": second}}})
-    with serving(config) as cluster, progress("mixed", duration_s) as tell:
-        mixed = mix(cluster, save_one_picture(options.picture), duration_s, tell)
-    console.print(f"answers by model: {dict(mixed.answers)}")
-    return mixed.problems
+    """Load models of two tasks alone and then together, and check that every answer comes from the requested model."""
+    models, pictures = _two_tasks(options)
+    config = local_config({"model": models["default"], "models": {SECOND: models[SECOND]}})
+    trials = [{model: picture} for model, picture in pictures.items()] + [pictures]
+    with serving(config) as cluster, progress("mixed", len(trials) * duration_s) as tell:
+        *alone, together = (
+            mix(cluster, FOLDER, loads, duration_s, lambda at_s: tell(number * duration_s + at_s))  # noqa: B023
+            for number, loads in enumerate(trials)
+        )
+    for title, mixed in [*(("alone", one) for one in alone), ("together", together)]:
+        for name, size in mixed.batch_sizes.items():
+            console.print(f"{title}, {name}: {mixed.answers[name]} answers and results, {size:.2f} images in a batch")
+    return [problem for mixed in (*alone, together) for problem in mixed.problems]
 
 
 def run_hostile(times: int, options: Namespace) -> list[str]:
@@ -272,6 +282,18 @@ def _two_models(options: Namespace) -> tuple[str, str]:
     first, second = options.weights
     # We leave a value that is not a file unchanged, because it is the name of a published model.
     return str(first.resolve() if first.exists() else first), str(second.resolve() if second.exists() else second)
+
+
+def _two_tasks(options: Namespace) -> tuple[dict[str, Json], dict[str, bytes]]:
+    """Return the settings of the two models, and the image of each. By default, the second model segments."""
+    if options.weights:
+        (picture,) = save_one_picture(options.picture).iterdir()
+        models = dict(zip(("default", SECOND), _two_models(options), strict=True))
+        return {name: {"weights": one} for name, one in models.items()}, dict.fromkeys(models, picture.read_bytes())
+    batches: Json = {"engine": "torch"}  # on a CPU, OpenVINO computes each image alone
+    shapes: Json = {"weights": str(ROOT / "tests/weights/shapes-segment.pt"), "image_size_px": SHAPES_PX[0]}
+    both: dict[str, Json] = {"default": batches, SECOND: batches | shapes}
+    return both, {"default": honest_picture(), SECOND: shapes_picture()}
 
 
 def _show(what: str, seconds: Sequence[float], bar_s: float = float("inf")) -> list[str]:

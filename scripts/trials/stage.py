@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import numpy as np
 import yaml
 from rich.console import Console
 from rich.progress import Progress
 
 from scripts.codes import samples
 from scripts.launch import ROOT, start
+from scripts.shapes.scenes import scene
 from scripts.trials.cluster import Cluster
 from serve_app.types import Json
 
@@ -22,6 +24,7 @@ FOLDER = ROOT / "build/trials"
 CONFIG = FOLDER / "trials.yaml"  # the config that is served
 FRAMES = 100
 SMALL_PX = 640, 480
+SHAPES_PX = 320, 240
 CAMERA_FPS = 2.5
 
 console = Console(width=110)
@@ -108,6 +111,11 @@ def save_one_picture(of: Path | None) -> Path:
 def honest_picture() -> bytes:
     """Return an image in which the embedded model detects something."""
     return cv2.imencode(".jpg", samples.belt_frame(0).pixels)[1].tobytes()
+
+
+def shapes_picture() -> bytes:
+    """Return an image of coloured shapes, which the small models in tests/weights/ find."""
+    return cv2.imencode(".jpg", scene(np.random.default_rng(1), *SHAPES_PX).pixels)[1].tobytes()
 
 
 def small_picture() -> bytes:

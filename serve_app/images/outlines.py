@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.detections import Detections, Mask, Rings
 from serve_app.outlines import rle_of
 from serve_app.types import MaskFormat
 
+Outline: TypeAlias = NDArray[Any]  # (n, 1, 2): points as OpenCV has them
+
 # Half pixels of the bitmap by which an outline may be simplified, which removes the stairs of slanted edges: at most
 # the first value, and at most this share of the bitmap's shorter side, because a small object has few pixels.
-_TOLERANCE, _TOLERANCE_SHARE = 1.0, 1 / 40
+_TOLERANCE, _TOLERANCE_SHARE = 1.5, 1 / 40
+_PIXEL = np.ones((3, 3), np.uint8)
+_MAX_AREA_CHANGE = 0.05  # an outline whose area would change by a larger share, such as that of a pole, stays as it is
 
 
 def with_outlines(detections: Detections, width_px: int, height_px: int, kind: MaskFormat) -> Detections:
@@ -33,16 +39,24 @@ def rings_of(mask: Mask) -> Rings:
     """Return the outer outlines of a mask in pixels of the image, the longest first. An empty mask has none.
 
     The outlines follow the outer edges of the bitmap's pixels, so an outline of one pixel has an area, too. They differ
-    from these edges by at most half a pixel of the bitmap.
+    from these edges by at most three quarters of a pixel of the bitmap.
     """
     rows, columns = mask.bits.shape
     # In a grid of half pixels, pixel centres are at odd places and the pixels' corners at even places.
     grid = np.zeros((2 * rows + 1, 2 * columns + 1), np.uint8)
     grid[1::2, 1::2] = mask.bits
-    grid = cv2.dilate(grid, np.ones((3, 3), np.uint8))
+    grid = cv2.dilate(grid, _PIXEL)
     outlines, _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     tolerance = min(_TOLERANCE, min(grid.shape) * _TOLERANCE_SHARE)
     left, top, right, bottom = mask.xyxy
     scale = np.array([(right - left) / (2 * columns), (bottom - top) / (2 * rows)])
-    rings = [cv2.approxPolyDP(outline, tolerance, True)[:, 0] * scale + (left, top) for outline in outlines]
+    rings = [_simplified(outline, tolerance)[:, 0] * scale + (left, top) for outline in outlines]
     return [np.round(ring, 1).tolist() for ring in sorted(rings, key=len, reverse=True)]
+
+
+def _simplified(outline: Outline, tolerance: float) -> Outline:
+    """Return an outline with fewer points, or the same outline if its area would change much."""
+    simplified = cv2.approxPolyDP(outline, tolerance, True)
+    area = cv2.contourArea(outline)
+    changed = abs(cv2.contourArea(simplified) - area) > _MAX_AREA_CHANGE * area
+    return outline if changed else simplified

@@ -232,11 +232,11 @@ def _corners(xywh: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _check_probabilities(probabilities: NDArray[np.float32]) -> None:
-    is_between = (probabilities >= -_ROUNDING).all() and (probabilities <= 1 + _ROUNDING).all()
-    if not is_between or abs(float(probabilities.sum()) - 1) > _MAX_EXCESS:
+    least, most, total = float(probabilities.min()), float(probabilities.max()), float(probabilities.sum())
+    if least < -_ROUNDING or most > 1 + _ROUNDING or abs(total - 1) > _MAX_EXCESS:
         raise ModelError(
-            f"the model's probabilities have the sum {float(probabilities.sum()):.3g}, but their sum must be 1: "
-            f"{_export_hint('classify')}"
+            f"the model's probabilities are between {least:.3g} and {most:.3g} and have the sum {total:.3g}, but they "
+            f"must be between 0 and 1 and have the sum 1: {_export_hint('classify')}"
         )
 
 

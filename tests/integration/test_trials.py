@@ -29,7 +29,15 @@ from scripts.trials.random_kills import random_kills
 from scripts.trials.reference import save_second_model
 from scripts.trials.resize import resize
 from scripts.trials.scale import Plan, scale, scaling_config
-from scripts.trials.stage import CONFIG, FOLDER, local_config, save_one_picture, serving, small_picture
+from scripts.trials.stage import (
+    CONFIG,
+    FOLDER,
+    honest_picture,
+    local_config,
+    save_one_picture,
+    serving,
+    small_picture,
+)
 from scripts.trials.swap import swap
 from tests.integration.conftest import SLOTS, Service, eventually, rtsp_camera
 from tests.support import squares
@@ -108,8 +116,9 @@ def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: boo
     """Run scripts/serve and scripts/deploy.py, as users do."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
+    loads = dict.fromkeys(("default", SECOND), honest_picture())
     with serving(local_config({"models": {SECOND: {"weights": second}}})) as cluster:
-        assert mix(cluster, pictures, 60 if chaos else 3, quiet).problems == []
+        assert mix(cluster, FOLDER, loads, 60 if chaos else 3, quiet).problems == []
         trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 1, quiet)
     assert trial.problems == []
     assert "OpenVINO cannot read broken.onnx" in trial.refusal

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -81,6 +83,22 @@ def test_an_outline_encloses_its_mask(radius: int, scale: int) -> None:
 def test_outlines_lie_on_the_outer_edges_of_pixels() -> None:
     one_pixel = Mask(np.ones((1, 1), np.bool_), (3, 4, 10, 20))
     assert sorted(map(tuple, rings_of(one_pixel)[0])) == [(3, 4), (3, 20), (10, 4), (10, 20)]
+
+
+@pytest.mark.parametrize("width_px", [1, 2, 5])
+def test_the_outline_of_a_slanted_pole_keeps_its_pixels(width_px: int) -> None:
+    bits = cv2.line(np.zeros((90, 70), np.uint8), (4, 3), (65, 85), 1, width_px).astype(np.bool_)
+    pole = Mask(bits, (0, 0, 70, 90))
+    assert iou(whole(pole, 70, 90), whole(mask_of_rings(rings_of(pole)), 70, 90)) > 0.85
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 5), (64, 40)])
+def test_a_pickled_mask_takes_one_bit_for_each_pixel(rows: int, columns: int) -> None:
+    mask = Mask(RNG.random((rows, columns)) > 0.5, (1, 2, 3.5, 4))
+    pickled = pickle.dumps(mask)
+    assert len(pickled) < rows * columns / 8 + 200
+    copy = pickle.loads(pickled)
+    assert (copy.bits.dtype, copy.bits.tolist(), copy.xyxy) == (np.bool_, mask.bits.tolist(), mask.xyxy)
 
 
 def test_each_part_has_an_outline_and_holes_have_none() -> None:

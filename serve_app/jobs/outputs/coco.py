@@ -3,8 +3,9 @@
 An image's id is its item's number, and a category's id is the model's class id. If two models give one class id
 different labels, the later labels get ids above all others.
 
-Masks and rotated boxes are polygons in ``segmentation``, and masks that were stored as RLE stay RLE. Keypoints are
-visible (2) or unknown (0). COCO has no classes of whole images, so these are left out.
+Masks and rotated boxes are polygons in ``segmentation``. Masks that were stored as RLE stay RLE, and a mask without
+pixels is an RLE, too. Keypoints are visible (2) or unknown (0). COCO has no classes of whole images, so these are left
+out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 from serve_app.jobs.outputs.results import Results, parsed
 from serve_app.jobs.outputs.shapes import area_of, rings_in, stored_mask, visible
 from serve_app.keypoints import COCO_COUNT, LIMBS
+from serve_app.outlines import mask_of_rings, rle_of
 
 NAME = "coco.json"
 
@@ -45,7 +47,7 @@ def write(results: Results, file: BinaryIO) -> None:
         for found in result["detections"]:
             annotation_id += 1  # from 1, because pycocotools takes 0 for "no match"
             category_id = categories[found["class_id"], found["label"]]
-            file.write(separator + _annotation(annotation_id, result["item"], category_id, found))
+            file.write(separator + _annotation(annotation_id, result, category_id, found))
             separator = b",\n"
     file.write(b"\n]}\n")
 
@@ -55,11 +57,11 @@ def _image(result: dict[str, Any]) -> dict[str, Any]:
     return image | {key: result[key] for key in ("time_s",) if key in result}
 
 
-def _annotation(annotation_id: int, item: int, category_id: int, found: dict[str, Any]) -> bytes:
-    box = found["bbox"]
+def _annotation(annotation_id: int, result: dict[str, Any], category_id: int, found: dict[str, Any]) -> bytes:
+    box, image = found["bbox"], result["image"]
     width, height = round(box["x2"] - box["x1"], 2), round(box["y2"] - box["y1"], 2)
     area, more = round(width * height, 2), ""
-    if (shape := _shape(found)) is not None:
+    if (shape := _shape(found, image)) is not None:
         area = round(shape[1], 2)
         more = f',"segmentation":{_json(shape[0]).decode()}'
     if "keypoints" in found:
@@ -67,17 +69,20 @@ def _annotation(annotation_id: int, item: int, category_id: int, found: dict[str
         flat = _json([value for point in points for value in point]).decode()
         more += f',"keypoints":{flat},"num_keypoints":{sum(v > 0 for _, _, v in points)}'
     return (  # all values are numbers, and this takes a third of the time of ``json.dumps``
-        f'{{"id":{annotation_id},"image_id":{item},"category_id":{category_id},'
+        f'{{"id":{annotation_id},"image_id":{result["item"]},"category_id":{category_id},'
         f'"bbox":[{box["x1"]},{box["y1"]},{width},{height}],"area":{area},'
         f'"iscrowd":0,"score":{found["confidence"]}{more}}}'
     ).encode()
 
 
-def _shape(found: dict[str, Any]) -> tuple[Any, float] | None:
+def _shape(found: dict[str, Any], image: dict[str, Any]) -> tuple[Any, float] | None:
     """Return the ``segmentation`` of an object and its area in square pixels, or None if it is only a box."""
     if "mask" in found:
         return found["mask"], float(stored_mask(found["mask"]).bits.sum())
     rings = rings_in(found)
+    if rings == []:  # pycocotools cannot read a list without polygons
+        size = image["height"], image["width"]
+        return {"size": size, "counts": rle_of(mask_of_rings([]), size[1], size[0]).counts}, 0.0
     return None if rings is None else ([[value for point in ring for value in point] for ring in rings], area_of(rings))
 
 

@@ -19,6 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # characters that co
 _USUAL_STRIDE_PX = 32  # that of all published models
 _NOTHING = ("", "none", "null", "~")  # spellings of an empty value in Python, JSON and YAML
 _TASKS: tuple[Task, ...] = get_args(Task)
+_MAX_QUOTED = 64  # characters of a value in an error message
 _MAX_KEYPOINTS = 1000  # those of the largest published data set for poses are 133
 # The keypoints of a person in COCO. Models that do not name their 17 keypoints have these.
 COCO_KEYPOINTS = (
@@ -178,13 +179,13 @@ def _is_rtdetr(metadata: Json) -> bool:
 
 def _keypoint_shape(shape: Any) -> tuple[int, int]:
     """Return the number of keypoints, and the numbers for each of them, from ``kpt_shape`` in the metadata."""
-    if isinstance(shape, str):
-        shape = _from_text(shape)
-    texts = [str(number) for number in shape] if isinstance(shape, (list, tuple)) else []
+    sides = _from_text(shape) if isinstance(shape, str) else shape
+    texts = [str(number) for number in sides] if isinstance(sides, (list, tuple)) else []
     if len(texts) != 2 or not re.fullmatch("[1-9][0-9]{0,3}", texts[0]) or texts[1] not in ("2", "3"):
+        found = "missing" if shape is None else _printable(shape)[:_MAX_QUOTED]
         raise ModelError(
-            "the model does not say how many keypoints it has: its metadata must have kpt_shape, such as [17, 3]; "
-            "export it again with Ultralytics"
+            f"the model does not say how many keypoints it has: kpt_shape in its metadata is {found}, and must be like "
+            "[17, 3], with 2 or 3 numbers for each keypoint; export it again with Ultralytics"
         )
     if int(texts[0]) > _MAX_KEYPOINTS:
         raise ModelError(f"the model has {texts[0]} keypoints, but at most {_MAX_KEYPOINTS} are supported")

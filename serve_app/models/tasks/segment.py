@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from serve_app.detections import Detections, Mask
 from serve_app.models.engines import RawOutput
-from serve_app.models.tasks.candidates import Candidates, find_candidates
+from serve_app.models.tasks.candidates import find_candidates
 from serve_app.models.tasks.suppression import suppress
 from serve_app.types import DetectOptions, EngineInfo
 
@@ -32,30 +32,32 @@ def to_detections(raw: RawOutput, info: EngineInfo, options: DetectOptions) -> D
     """
     candidates, prototypes = raw
     kept = suppress(find_candidates(candidates, info, options, extras=extras(raw, info)), info, options)
-    masks = [_mask(kept, index, prototypes) for index in range(len(kept.confidence))]
+    # A pixel belongs to a box if its index is not smaller than the box's left or top side, and smaller than its right
+    # or bottom side, as in Ultralytics' ``crop_mask``.
+    limit = np.array([prototypes.shape[2], prototypes.shape[1]] * 2) * PROTOTYPE_PX
+    sides = np.ceil(kept.boxes).clip(0, limit).astype(int).tolist()
+    masks = [_mask(box, own, prototypes) for box, own in zip(sides, kept.extras, strict=True)]
     kept = kept.select(np.flatnonzero([mask is not None for mask in masks]))
     return replace(kept.to_detections(), masks=tuple(mask for mask in masks if mask is not None))
 
 
-def _mask(kept: Candidates, index: int, prototypes: NDArray[np.float32]) -> Mask | None:
+def _mask(box: list[int], coefficients: NDArray[np.float32], prototypes: NDArray[np.float32]) -> Mask | None:
     """Return the mask of one candidate inside its box, or None if no pixel belongs to it.
 
-    The pixels are those of Ultralytics' ``process_mask`` with ``upsample=True``. Only the part of the prototypes around
-    the box is used, so the time depends on the size of the box.
+    ``box`` has the left, top, right and bottom sides in whole pixels. The pixels of the mask are those of Ultralytics'
+    ``process_mask`` with ``upsample=True``. Only the part of the prototypes around the box is used, so the time depends
+    on the size of the box.
     """
-    _, rows, columns = prototypes.shape
-    # A pixel belongs to the box if its index is not smaller than the box's left or top side, and smaller than its right
-    # or bottom side, as in Ultralytics' ``crop_mask``.
-    left, top, right, bottom = np.ceil(kept.boxes[index]).clip(0, np.array([columns, rows] * 2) * PROTOTYPE_PX)
-    left, top, right, bottom = int(left), int(top), int(right), int(bottom)
+    left, top, right, bottom = box
     if left >= right or top >= bottom:
         return None
+    count, rows, columns = prototypes.shape
     # The pixels around the box are needed for the interpolation at its edges.
     x1, x2 = max(left // PROTOTYPE_PX - 1, 0), min(math.ceil(right / PROTOTYPE_PX) + 1, columns)
     y1, y2 = max(top // PROTOTYPE_PX - 1, 0), min(math.ceil(bottom / PROTOTYPE_PX) + 1, rows)
-    logits = np.tensordot(kept.extras[index], prototypes[:, y1:y2, x1:x2], 1)
+    logits = coefficients @ prototypes[:, y1:y2, x1:x2].reshape(count, -1)
     size = (x2 - x1) * PROTOTYPE_PX, (y2 - y1) * PROTOTYPE_PX
-    large = cv2.resize(logits, size, interpolation=cv2.INTER_LINEAR)
+    large = cv2.resize(logits.reshape(y2 - y1, x2 - x1), size, interpolation=cv2.INTER_LINEAR)
     x, y = left - x1 * PROTOTYPE_PX, top - y1 * PROTOTYPE_PX
     bits = large[y : y + bottom - top, x : x + right - left] > 0
     return Mask(bits, (left, top, right, bottom)) if bits.any() else None

@@ -188,7 +188,11 @@ _HEADS: dict[str, Problem] = {
     "oriented boxes that do not say so": refused(_onnx(anchors(3)), "oriented boxes"),
     "classification with scores instead of probabilities": refused(
         _onnx(_of(1, 4), names="['a', 'b', 'c', 'd']", metadata={"task": "classify"}),
-        "the sum 2, but their sum must be 1",
+        "the sum 2, but they must .* have the sum 1",
+    ),
+    "classification with numbers below 0": refused(
+        _onnx(np.array([[3, -2]], np.float32), metadata={"task": "classify"}),
+        "between -2 and 3 and have the sum 1, but",
     ),
     "classification of more classes than are named": refused(
         _onnx(_of(1, 3), metadata={"task": "classify"}), "is 1x3, but a classification model with 2 classes"

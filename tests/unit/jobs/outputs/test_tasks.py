@@ -53,6 +53,14 @@ def test_coco_has_masks_that_pycocotools_reads(tmp_path: Path, mask: MaskFormat)
     assert cat["bbox"] == [20, 10, 60, 60]
 
 
+@pytest.mark.parametrize("mask", ["polygon", "rle"])
+def test_coco_has_an_empty_mask_that_pycocotools_reads(tmp_path: Path, mask: MaskFormat) -> None:
+    empty = Mask(np.zeros((2, 2), np.bool_), (0, 0, 9, 9))
+    coco = COCO(written("coco", tmp_path, replace(tasks.segmented(), masks=(empty, empty)), mask))
+    shapes = [(one["area"], coco.annToMask(one).shape, coco.annToMask(one).sum()) for one in coco.anns.values()]
+    assert shapes == [(0, (tasks.HEIGHT_PX, tasks.WIDTH_PX), 0)] * 2
+
+
 def test_coco_has_keypoints_and_their_names(tmp_path: Path) -> None:
     coco = COCO(written("coco", tmp_path, tasks.posed(3)))
     assert coco.cats[0] == {"id": 0, "name": "cat", "keypoints": ["head", "body", "tail"], "skeleton": []}
