@@ -30,10 +30,13 @@ _LAPLACIAN_NOISE = 20.0  # the variance of the Laplacian of noise with variance 
 _TEXTURED = 0.02**2  # a block has detail if the mean square of its edges is larger
 _VISIBLE = 1.5  # a block can be judged if its usual edges exceed the noise floor by this factor
 
-# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges.
+# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges. Behind
+# a web, most blocks show some of their usual edges among those of the web.
 _SAME_EDGES, _RELATED_EDGES = 0.6, 0.2
 _SOFTER = 0.4  # a block is out of focus if its second derivatives have less than this share of their usual energy
-_SHARP = 0.5  # other edges are sharp if the ratio of their second to first derivatives is at least this part of the usual
+# Other edges are sharp if the ratio of their second to their first derivatives, in energy, is at least this part of the
+# usual ratio. For a web in scripts/trials/scene_faults.py, which is out of focus, it is about 0.4.
+_SHARP = 0.5
 _MIN_SHIFT_PX = 3  # 1.5 % of the width; a camera that shakes in the wind moves less
 _SHIFTED = 0.3  # the edges have moved if they correlate by this much at their new place ...
 _SHIFTED_GAIN = 0.12  # ... and by this much more than at their old place
@@ -67,7 +70,7 @@ class Comparison:
     textured: float  # blocks with detail, relative to the usual number of such blocks; at most 1
     softer: float  # blocks that are less sharp than usual, of those that can be judged
     similar: float  # blocks whose edges are at least partly the usual ones, of those that can be judged
-    foreign: float  # blocks with sharp edges that are not the usual ones, relative to the usual number; may exceed 1
+    foreign: float  # blocks with sharp edges of something else, relative to the usual number of blocks; at most 1
     shift_px: tuple[int, int]  # how far the view has moved to the right and down, at ``SIZE_PX``; (0, 0) if unknown
 
 
@@ -106,7 +109,7 @@ def compare(now: Detail, usual: Detail) -> Comparison:
         softer=float(softer[judged].sum()) / count,
         textured=min(float(now.textured.sum()) / max(int(textured.sum()), 1), 1.0),
         similar=float((similarity > _RELATED_EDGES)[judged].sum()) / count,
-        foreign=float(_foreign(now, usual, similarity).sum()) / max(int(textured.sum()), 1),
+        foreign=min(float(_foreign(now, usual, similarity).sum()) / max(int(textured.sum()), 1), 1.0),
         shift_px=shift_px,
     )
 
@@ -144,8 +147,8 @@ def _softer(now: Detail, usual: Detail, judged: NDArray[np.bool_]) -> NDArray[np
 def _foreign(now: Detail, usual: Detail, similarity: Array) -> NDArray[np.bool_]:
     """Return which blocks have sharp edges that are not the usual ones, as an array of shape (9, 16).
 
-    The ratio of the second to the first derivatives does not depend on the contrast, and decreases with the width of an
-    edge. We compare it with the usual ratio of the whole picture, because other objects may be in these blocks now.
+    The ratio of the second to the first derivatives does not depend on the contrast, and is smaller for wider edges. We
+    compare it with the median of the usual view, because a moved camera shows other objects, but has the same lens.
     """
     textured = usual.textured
     ratio = float(np.median(usual.curvature[textured] / usual.strength[textured])) if textured.any() else 0.0

@@ -25,11 +25,11 @@ _ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the us
 # A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice it.
 _BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
 _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
-# The view is as usual if this share of its blocks show their usual edges. Parked vehicles may hide the others.
-_KEPT = 0.4
+# These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
+_KEPT = 0.4  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
 _MOVED = 0.25  # the view has moved if more blocks than this share of the usual number have sharp edges of something else
+_SAME_SCENE = 0.5  # a lens out of focus and weak contrast leave some of the usual edges in more blocks than this
 _BLURRED = 0.7  # the blocks that a lens out of focus softens
-_SAME_SCENE = 0.5  # blocks with some of their usual edges; covers and other views leave fewer, and weak contrast more
 _FAINT = 0.5  # the contrast is too weak to judge if fewer blocks than this share of the usual number have any detail
 _JUDGED, _JUDGED_AGAIN = 0.3, 0.5  # the picture is too dark if fewer blocks can be judged, until more can be
 _MIN_TEXTURED = 20  # blocks with detail, of 144, that a usual view needs
@@ -194,10 +194,10 @@ class HealthCheck:
 def _state_of(comparison: Comparison) -> SceneState:
     """Return the state of a view that is not black. It is ``unknown`` if the contrast is too weak to judge.
 
-    The usual edges are missing if the view is covered, blurred or moved. A view that has moved has sharp edges of other
-    things. What is right before the lens, such as a hand or a web, is out of focus, so it has none. Out of focus, the
-    whole scene becomes soft, and its edges stay where they are. They also do in a picture with weak contrast, such as
-    one with infrared light that H.264 compresses strongly, but there most of them are too weak to see.
+    A lens out of focus softens the whole view, and its edges stay where they are. A view that has moved has sharp edges
+    of something else. All other views without their usual edges are covered, because what is right before the lens,
+    such as a hand or a web, is out of focus. An exception is a picture with weak contrast, such as one with infrared
+    light that H.264 compresses strongly: traces of the usual edges are all over the picture, but few of them are clear.
     """
     if comparison.shift_px != (0, 0):
         return "moved"
