@@ -30,8 +30,8 @@ _LAPLACIAN_NOISE = 20.0  # the variance of the Laplacian of noise with variance 
 _TEXTURED = 0.02**2  # a block has detail if the mean square of its edges is larger
 _VISIBLE = 1.5  # a block can be judged if its usual edges exceed the noise floor by this factor
 
-# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges. Behind
-# a web, most blocks show some of their usual edges among those of the web.
+# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges. Most
+# blocks behind a web show some of their usual edges, among those of the web.
 _SAME_EDGES, _RELATED_EDGES = 0.6, 0.2
 _SOFTER = 0.4  # a block is out of focus if its second derivatives have less than this share of their usual energy
 # Other edges are sharp if the ratio of their second to their first derivatives, in energy, is at least this part of the

@@ -27,7 +27,7 @@ _BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
 _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
 # These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
 _KEPT = 0.4  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
-_MOVED = 0.25  # the view has moved if more blocks than this share of the usual number have sharp edges of something else
+_MOVED = 0.25  # the view has moved if more blocks, relative to the usual number, have sharp edges of something else
 _SAME_SCENE = 0.5  # a lens out of focus and weak contrast leave some of the usual edges in more blocks than this
 _BLURRED = 0.7  # the blocks that a lens out of focus softens
 _FAINT = 0.5  # the contrast is too weak to judge if fewer blocks than this share of the usual number have any detail
