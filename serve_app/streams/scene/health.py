@@ -26,8 +26,10 @@ _ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the us
 _BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
 _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
 # These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
-_KEPT = 0.4  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
-_MOVED = 0.25  # the view has moved if more blocks, relative to the usual number, have sharp edges of something else
+_KEPT = 0.45  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
+# The view has moved if enough blocks, relative to the usual number, have sharp edges of something else. The more blocks
+# still show some of the usual edges, the more are needed, because sharp parts of the scene remain visible through a web.
+_MOVED, _MOVED_BY_SIMILAR = 0.15, 0.3
 _SAME_SCENE = 0.5  # a lens out of focus and weak contrast leave some of the usual edges in more blocks than this
 _BLURRED = 0.7  # the blocks that a lens out of focus softens
 _FAINT = 0.5  # the contrast is too weak to judge if fewer blocks than this share of the usual number have any detail
@@ -206,6 +208,6 @@ def _state_of(comparison: Comparison) -> SceneState:
         return "blurred"
     if comparison.kept >= _KEPT:
         return "ok"
-    if comparison.foreign >= _MOVED:
+    if comparison.foreign >= _MOVED + _MOVED_BY_SIMILAR * comparison.similar:
         return "moved"
     return "unknown" if is_same_scene and comparison.textured < _FAINT else "covered"
