@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from scripts.trials.scene_views import SIZE_PX, Picture, Rng
+from scripts.trials.scene_views import SIZE_PX, Picture, Rng, with_noise
 from serve_app.schemas.scene import SceneState
 
 Fault = Callable[[Picture], Picture]
@@ -130,6 +130,4 @@ def _cover(rng: Rng) -> Any:
 
 
 def _noisy(rng: Rng, picture: Any) -> Picture:
-    noise = _NOISE * rng.standard_normal((_HEIGHT_PX, _WIDTH_PX, 3), np.float32)
-    noisy: Picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
-    return noisy
+    return with_noise(rng, picture, _NOISE)

@@ -93,10 +93,13 @@ class Watched:
 
 
 def scene_health(faults: int, harmless_s: int, seed: int, tell: Tell, days: int = DAYS) -> SceneTrial:
-    """Inject ``faults`` faults of each kind, and show ``harmless_s`` seconds of harmless video of each source."""
+    """Inject ``faults`` faults of each kind, and show ``harmless_s`` seconds of harmless video of each source.
+
+    Each kind of fault and each source has random numbers of its own, so none depends on what came before it.
+    """
     trial = SceneTrial(sample_ms=cost_ms())
-    rng = np.random.default_rng(seed)
     for number, kind in enumerate(FAULTS):
+        rng = np.random.default_rng((seed, number))
         for _ in range(faults):
             trial.injections.append(inject(kind, rng))
         found = sum(one.found_after_s is not None for one in trial.injections if one.kind == kind)
@@ -104,6 +107,7 @@ def scene_health(faults: int, harmless_s: int, seed: int, tell: Tell, days: int 
             trial.problems.append(f"{kind}: {found} of {faults} found and rightly named within {WITHIN_S} s")
         tell((number + 1) / len(FAULTS) / 2)
     for number in range(SOURCES):
+        rng = np.random.default_rng((seed, len(FAULTS) + number))
         trial.harmless.append(watch(number, harmless_s, rng))
         resample(trial.harmless[-1], days, rng)
         tell(0.5 + (number + 1) / SOURCES / 2)

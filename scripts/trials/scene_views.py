@@ -176,8 +176,7 @@ class Camera:
             dx, dy = rng.normal(0, now.sway_px, 2)
             move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
             picture = cv2.warpAffine(picture, move, SIZE_PX, borderMode=cv2.BORDER_REFLECT)
-        noise = now.noise * (1.5 if light < 0.3 else 1.0)
-        picture = np.clip(picture + noise * rng.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
+        picture = with_noise(rng, picture, now.noise * (1.5 if light < 0.3 else 1.0))
         if now.caption:
             cv2.putText(picture, f"CAM 1 {second % 3600:04d}", (6, 14), cv2.FONT_HERSHEY_PLAIN, 0.9, (255, 255, 255), 1)
         if now.jpeg_quality:
@@ -186,11 +185,30 @@ class Camera:
         return picture
 
 
+def with_noise(rng: Rng, picture: Any, deviation: float) -> Picture:
+    """Return a picture with the noise of a sensor, which has this standard deviation in grey levels.
+
+    The noise is a random part of a large field of noise, because it takes longer to draw it than to check the picture.
+    """
+    (width, height), field = SIZE_PX, _field_of_noise()
+    y, x = (int(rng.integers(field.shape[axis] - size)) for axis, size in enumerate((height, width)))
+    noise = np.float32(deviation) * field[y : y + height, x : x + width]
+    noisy: Picture = np.asarray(cv2.add(picture, noise, dtype=cv2.CV_8U), np.uint8)  # rounds, and clips to 0 to 255
+    return noisy
+
+
+@cache
+def _field_of_noise() -> Light:
+    """Return noise with a standard deviation of 1, as an array of shape (864, 1536, 3)."""
+    width, height = SIZE_PX
+    return np.random.default_rng(0).standard_normal((4 * height, 4 * width, 3), np.float32)
+
+
 def video(path: Path) -> Iterator[Picture]:
     """Yield one picture per second of a video file, which is played again and again, with a little noise."""
     rng = np.random.default_rng(0)
     for picture in cycle(_each_second(path)):
-        yield np.clip(picture + rng.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
+        yield with_noise(rng, picture, 1.0)
 
 
 @cache

@@ -30,9 +30,13 @@ _LAPLACIAN_NOISE = 20.0  # the variance of the Laplacian of noise with variance 
 _TEXTURED = 0.02**2  # a block has detail if the mean square of its edges is larger
 _VISIBLE = 1.5  # a block can be judged if its usual edges exceed the noise floor by this factor
 
-# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges.
-_SAME_EDGES, _RELATED_EDGES = 0.35, 0.2
+# A block shows its usual edges, or some of them, if the correlation is larger. It is about 0 for unrelated edges. Most
+# blocks behind a web show some of their usual edges, among those of the web.
+_SAME_EDGES, _RELATED_EDGES = 0.6, 0.2
 _SOFTER = 0.4  # a block is out of focus if its second derivatives have less than this share of their usual energy
+# Other edges are sharp if the ratio of their second to their first derivatives, in energy, is at least this part of the
+# usual ratio. For a web in scripts/trials/scene_faults.py, which is out of focus, it is about 0.4.
+_SHARP = 0.5
 _MIN_SHIFT_PX = 3  # 1.5 % of the width; a camera that shakes in the wind moves less
 _SHIFTED = 0.3  # the edges have moved if they correlate by this much at their new place ...
 _SHIFTED_GAIN = 0.12  # ... and by this much more than at their old place
@@ -62,11 +66,11 @@ class Comparison:
     """How a picture differs from the usual one. All values but ``shift_px`` are shares from 0 to 1."""
 
     judged: float  # blocks that can be judged, of those that usually have detail
-    kept: float  # blocks that show their usual edges, sharply, of those that can be judged
+    kept: float  # blocks that show their usual edges, sharp or soft, of those that can be judged
     textured: float  # blocks with detail, relative to the usual number of such blocks; at most 1
     softer: float  # blocks that are less sharp than usual, of those that can be judged
     similar: float  # blocks whose edges are at least partly the usual ones, of those that can be judged
-    coarse: float  # the correlation of the coarse edges, which a picture out of focus keeps; 0 for unrelated pictures
+    foreign: float  # blocks with sharp edges of something else, relative to the usual number of blocks; at most 1
     shift_px: tuple[int, int]  # how far the view has moved to the right and down, at ``SIZE_PX``; (0, 0) if unknown
 
 
@@ -95,18 +99,17 @@ def compare(now: Detail, usual: Detail) -> Comparison:
     count = max(int(judged.sum()), 1)
     softer = _softer(now, usual, judged)
     similarity = _similarity(now, usual)
-    kept = (similarity > _SAME_EDGES) & ~softer
+    kept = float((similarity > _SAME_EDGES)[judged].sum()) / count
     shift_px = (0, 0)
-    share = float(kept[judged].sum()) / count
-    if share < 0.8:
+    if kept < 0.8:
         shift_px = _shift(now.edges, usual.edges)
     return Comparison(
         judged=count / max(int(textured.sum()), 1) if judged.any() else 0.0,
-        kept=share,
+        kept=kept,
         softer=float(softer[judged].sum()) / count,
         textured=min(float(now.textured.sum()) / max(int(textured.sum()), 1), 1.0),
         similar=float((similarity > _RELATED_EDGES)[judged].sum()) / count,
-        coarse=_correlation(now.coarse, usual.coarse),
+        foreign=min(float(_foreign(now, usual, similarity).sum()) / max(int(textured.sum()), 1), 1.0),
         shift_px=shift_px,
     )
 
@@ -141,6 +144,19 @@ def _softer(now: Detail, usual: Detail, judged: NDArray[np.bool_]) -> NDArray[np
     return softer
 
 
+def _foreign(now: Detail, usual: Detail, similarity: Array) -> NDArray[np.bool_]:
+    """Return which blocks have sharp edges that are not the usual ones, as an array of shape (9, 16).
+
+    The ratio of the second to the first derivatives does not depend on the contrast, and is smaller for wider edges. We
+    compare it with the median of the usual view, because a moved camera shows other objects, but has the same lens.
+    """
+    textured = usual.textured
+    ratio = float(np.median(usual.curvature[textured] / usual.strength[textured])) if textured.any() else 0.0
+    sharp = now.curvature > _SHARP * ratio * now.strength
+    foreign: NDArray[np.bool_] = now.textured & (similarity < _RELATED_EDGES) & sharp
+    return foreign
+
+
 def _shift(now: Edges, usual: Edges) -> tuple[int, int]:
     """Return by how many pixels all edges have moved to the right and down, or (0, 0) if they have not.
 
@@ -156,11 +172,6 @@ def _shift(now: Edges, usual: Edges) -> tuple[int, int]:
     shift_px = int((x + width // 2) % width - width // 2), int((y + height // 2) % height - height // 2)
     is_far = abs(shift_px[0]) >= _MIN_SHIFT_PX or abs(shift_px[1]) >= _MIN_SHIFT_PX
     return shift_px if is_far and best > _SHIFTED and best > unmoved + _SHIFTED_GAIN else (0, 0)
-
-
-def _correlation(a: Edges, b: Edges) -> float:
-    energy = float(np.sqrt((np.abs(a) ** 2).sum() * (np.abs(b) ** 2).sum()))
-    return float((a * b.conj()).real.sum()) / energy if energy else 0.0
 
 
 def _mean(values: Any, size: tuple[int, int]) -> Array:

@@ -25,13 +25,14 @@ _ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the us
 # A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice it.
 _BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
 _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
-# The view is as usual if this share of its blocks show their usual edges. Parked vehicles may hide the others.
-_KEPT = 0.5
-_BLURRED, _SAME_COARSE = 0.7, 0.45  # the blocks that a lens out of focus softens, and what it leaves of coarse edges
-_HIDDEN = 0.35  # the view is covered if fewer blocks than this share of the usual number have any detail
-# Behind a web, many blocks are soft, and many still show some of their usual edges. Views that have moved have less of
-# both. The weight and the limit separate the two kinds of faults in scripts/trials/scene_faults.py.
-_SOFT_WEIGHT, _WEB = 1.5, 0.87
+# These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
+_KEPT = 0.45  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
+# The view has moved if enough blocks, relative to the usual number, have sharp edges of something else. The more blocks
+# still show some of the usual edges, the more are needed, because sharp parts of the scene remain visible through a web.
+_MOVED, _MOVED_BY_SIMILAR = 0.15, 0.3
+_SAME_SCENE = 0.5  # a lens out of focus and weak contrast leave some of the usual edges in more blocks than this
+_BLURRED = 0.7  # the blocks that a lens out of focus softens
+_FAINT = 0.5  # the contrast is too weak to judge if fewer blocks than this share of the usual number have any detail
 _JUDGED, _JUDGED_AGAIN = 0.3, 0.5  # the picture is too dark if fewer blocks can be judged, until more can be
 _MIN_TEXTURED = 20  # blocks with detail, of 144, that a usual view needs
 _MIN_TEXTURED_NOW = 5  # a picture with fewer blocks may be identical to the next one because it is just black or white
@@ -39,6 +40,7 @@ _MIN_TEXTURED_NOW = 5  # a picture with fewer blocks may be identical to the nex
 _LEARNING = "the usual view of the stream is not known yet; it is known half a minute after the stream starts"
 _BLANK = "the usual view has too little detail; check what the camera shows"
 _TOO_DARK = "the picture is too dark or too noisy to judge"
+_TOO_FAINT = "the picture shows the usual scene, but with too little contrast to judge"
 _NIGHT = "the picture is black, but it became dark slowly, as at nightfall"
 _DETAILS: dict[SceneState, str] = {
     "ok": "",
@@ -128,7 +130,8 @@ class HealthCheck:
         comparison = compare(detail, usual)
         if comparison.judged < (_JUDGED_AGAIN if self.health.state == "unknown" else _JUDGED):
             return self._cannot_judge(_TOO_DARK)
-        return _state_of(comparison)
+        state = _state_of(comparison)
+        return self._cannot_judge(_TOO_FAINT) if state == "unknown" else state
 
     def _cannot_judge(self, reason: str) -> SceneState:
         self._unjudged = reason
@@ -191,17 +194,20 @@ class HealthCheck:
 
 
 def _state_of(comparison: Comparison) -> SceneState:
-    """Return the state of a view that is not black.
+    """Return the state of a view that is not black. It is ``unknown`` if the contrast is too weak to judge.
 
-    The usual edges are missing if the view is covered, blurred or moved. Out of focus, the coarse edges stay where they
-    are. A covered view has few edges, or, behind a web, soft ones among the usual ones. A view that has moved has sharp
-    edges at other places.
+    A lens out of focus softens the whole view, and its edges stay where they are. A view that has moved has sharp edges
+    of something else. All other views without their usual edges are covered, because what is right before the lens,
+    such as a hand or a web, is out of focus. An exception is a picture with weak contrast, such as one with infrared
+    light that H.264 compresses strongly: traces of the usual edges are all over the picture, but few of them are clear.
     """
     if comparison.shift_px != (0, 0):
         return "moved"
+    is_same_scene = comparison.similar >= _SAME_SCENE
+    if is_same_scene and comparison.softer >= _BLURRED:
+        return "blurred"
     if comparison.kept >= _KEPT:
         return "ok"
-    if comparison.softer >= _BLURRED and comparison.coarse >= _SAME_COARSE:
-        return "blurred"
-    is_behind_web = _SOFT_WEIGHT * comparison.softer + comparison.similar >= _WEB
-    return "covered" if comparison.textured < _HIDDEN or is_behind_web else "moved"
+    if comparison.foreign >= _MOVED + _MOVED_BY_SIMILAR * comparison.similar:
+        return "moved"
+    return "unknown" if is_same_scene and comparison.textured < _FAINT else "covered"

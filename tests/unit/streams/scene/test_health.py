@@ -77,6 +77,26 @@ def turned(pixels: Pixels) -> Pixels:
     return view(seed=7)
 
 
+def webbed(pixels: Pixels, level: int) -> Pixels:
+    """Hide two thirds of the picture behind a thick web, which is out of focus."""
+    mask = np.zeros(pixels.shape[:2], np.float32)
+    for angle in np.linspace(0, 2 * np.pi, 16, endpoint=False):
+        end = int(150 + 500 * np.cos(angle)), int(90 + 500 * np.sin(angle))
+        cv2.line(mask, (150, 90), end, 1.0, 9, cv2.LINE_AA)
+    for radius in range(24, 400, 24):
+        cv2.circle(mask, (150, 90), radius, 1.0, 9, cv2.LINE_AA)
+    mask = np.clip(cv2.GaussianBlur(mask, (0, 0), 3), 0, 0.95)
+    behind: Pixels = (pixels * (1 - mask[..., None]) + level * mask[..., None]).astype(np.uint8)
+    return behind
+
+
+def faint(pixels: Pixels) -> Pixels:
+    """Reduce the contrast, and compress the picture so strongly that much of the remaining detail is lost."""
+    weak = (170 + 0.1 * (pixels.astype(np.float32) - 120)).astype(np.uint8)
+    decoded = cv2.imdecode(cv2.imencode(".jpg", weak, [cv2.IMWRITE_JPEG_QUALITY, 20])[1], cv2.IMREAD_COLOR)
+    return np.asarray(decoded, np.uint8)
+
+
 def test_an_undisturbed_camera_is_ok_half_a_minute_after_the_start() -> None:
     watched = Watched()
     assert (watched.state, watched.check.health.since_at_s) == ("unknown", 0)
@@ -107,6 +127,26 @@ def test_a_fault_is_named_within_30_s_and_its_end_is_noticed(
     assert watched.check.health.detail
     watched.show(filmed(view(), WITHIN_S))
     assert [change.state for change in watched.changes] == ["ok", expected, "ok"]
+
+
+@pytest.mark.parametrize("level", [110, 130])
+def test_a_web_is_found_even_if_it_is_as_light_as_the_scene(level: int) -> None:
+    assert learned().show(filmed(webbed(view(), level), WITHIN_S)).alarms == ["covered"]
+
+
+def test_a_camera_that_is_turned_to_a_softer_view_has_moved_and_is_not_covered() -> None:
+    softer = cv2.GaussianBlur(view(seed=20), (0, 0), 0.9)
+    assert learned().show(filmed(softer, WITHIN_S)).alarms == ["moved"]
+
+
+def test_a_view_of_which_a_third_is_left_is_covered_and_has_not_moved() -> None:
+    assert learned().show(filmed(covered(view(), 0.67), WITHIN_S)).alarms == ["covered"]
+
+
+def test_a_picture_with_little_contrast_cannot_be_judged() -> None:
+    watched = learned().show(filmed(faint(view()), 60))
+    assert (watched.state, watched.alarms) == ("unknown", [])
+    assert "too little contrast" in watched.check.health.detail
 
 
 def test_a_camera_with_noise_that_repeats_a_frame_is_frozen() -> None:
