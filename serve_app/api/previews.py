@@ -26,6 +26,7 @@ from serve_app.types import Principal, Snapshot
 MAX_PREVIEWS = 256  # per Ingress replica; each has one call of the StreamSupervisor in flight
 _MAX_MESSAGE_CHARS = 16_384
 _RETRY_PAUSE_S = 2.0
+_MAX_SIDE_PX = 640  # larger frames are scaled down, because a page shows many of them
 _LENGTH = struct.Struct(">I")
 _REFUSED = 4000  # application-defined WebSocket close codes begin at 4000
 
@@ -112,7 +113,9 @@ class _Preview:
             started_at_s = time.monotonic()
             try:
                 # Every call checks again whether the client may see the stream.
-                newer = await self._streams.snapshot(stream_id, who, frame_id, KEEP_ALIVE_INTERVAL_S, boxes=boxes)
+                newer = await self._streams.snapshot(
+                    stream_id, who, frame_id, KEEP_ALIVE_INTERVAL_S, boxes=boxes, max_side_px=_MAX_SIDE_PX
+                )
             except ServeAppError as exc:
                 self._offer(exc)
                 frame_id = None
@@ -191,7 +194,7 @@ class _Watcher:
                     await self._arrived.wait()
 
     def close(self) -> None:
-        """Stop watching."""
+        """End the previews that only this connection watches."""
         for shown in self._watched:
             self._previews.leave(shown, self)
         self._watched = set()

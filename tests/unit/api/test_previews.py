@@ -35,7 +35,8 @@ def served(shared: StreamServer) -> StreamServer:
 
 
 def open_socket(served: StreamServer, **options: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{served.port}/streams/previews", proxy=None, **options)
+    socket: ClientConnection = connect(f"ws://127.0.0.1:{served.port}/streams/previews", proxy=None, **options)
+    return socket
 
 
 def watch(socket: ClientConnection, *streams: str, **fields: Any) -> None:
@@ -123,7 +124,7 @@ def test_many_clients_of_one_key_cost_one_preview(served: StreamServer) -> None:
                 assert receive(socket)[1] == b"drawn"
             assert calls.count(None) == 1
     finally:
-        del served.streams.snapshot  # type: ignore[method-assign]
+        del served.streams.snapshot
 
 
 def test_previews_are_limited(served: StreamServer, monkeypatch: pytest.MonkeyPatch) -> None:
