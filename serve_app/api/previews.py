@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import struct
 import time
 from contextlib import suppress
@@ -19,9 +20,11 @@ from serve_app.api.access.middleware import principal_of
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Streams
 from serve_app.api.events import KEEP_ALIVE_INTERVAL_S, Followers
-from serve_app.errors import InvalidParameter, Overloaded, ServeAppError
+from serve_app.errors import InvalidParameter, Overloaded, ServeAppError, Unavailable
 from serve_app.schemas.previews import Watch
 from serve_app.types import Principal, Snapshot
+
+logger = logging.getLogger(__name__)
 
 MAX_PREVIEWS = 256  # per Ingress replica; each has one call of the StreamSupervisor in flight
 _MAX_MESSAGE_CHARS = 16_384
@@ -118,6 +121,12 @@ class _Preview:
                 )
             except ServeAppError as exc:
                 self._offer(exc)
+                frame_id = None
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                continue
+            except Exception:  # a bug in the stream's process must not leave the watchers without a word
+                logger.exception("the preview of stream %s failed; retrying in %g s", stream_id, _RETRY_PAUSE_S)
+                self._offer(Unavailable("the preview failed; the server's log has the reason"))
                 frame_id = None
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
