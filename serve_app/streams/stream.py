@@ -38,7 +38,7 @@ from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
 from serve_app.streams.frame_detector import FrameDetector
 from serve_app.streams.outputs.events import EventLog
-from serve_app.streams.outputs.snapshot import take_snapshot
+from serve_app.streams.outputs.snapshot import Snapshots
 from serve_app.streams.outputs.videos import VideoOutputs
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.health import HealthCheck
@@ -108,6 +108,7 @@ class Stream:
         # A thread to convert and scale frames, because that takes milliseconds and would block the event loop.
         self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
+        self._snapshots = Snapshots()
         self._frame_processed = asyncio.Event()  # set and then replaced whenever ``_latest`` changes
         event_sinks = [sink for sink in spec.sinks if not isinstance(sink, VideoSink)]
         self._sinks = [open_sink(sink, spec.id, args.output_folder(), guard) for sink in event_sinks]
@@ -194,7 +195,9 @@ class Stream:
         """Wait for events and return them, as ``EventLog.page`` does."""
         return await self._events.page(after, within_s)
 
-    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, after: int | None, within_s: float, boxes: bool, max_side_px: int | None = None
+    ) -> Snapshot | None:
         """Wait for a processed frame with an id above ``after``, and return the newest one.
 
         Return None if there is none within ``within_s`` seconds.
@@ -206,7 +209,7 @@ class Stream:
         except TimeoutError:
             return None
         frame, pixels, answer, _ = self._latest
-        return await asyncio.to_thread(take_snapshot, frame, pixels, answer if boxes else None)
+        return await self._snapshots.take(frame, pixels, answer if boxes else None, max_side_px)
 
     def add_drift(self, change: DriftChange) -> None:
         """Add the event ``drift``, because the drift monitor has noticed a change."""
