@@ -16,9 +16,9 @@ const PAGES = [
 const page = document.getElementById("page");
 let close = () => {};
 let shown = 0;
+let session = null;
 
 async function start() {
-  let session;
   try {
     session = await readSession();
   } catch (error) {
@@ -37,6 +37,7 @@ async function start() {
 }
 
 function signIn(reason) {
+  session = null;
   shown += 1;
   close();
   close = () => {};
@@ -73,9 +74,9 @@ function decoded(part) {
 }
 
 addEventListener("hashchange", () => {
-  if (location.hash === "#page") return; // the link that skips the navigation
+  if (!session || location.hash === "#page") return; // "#page" is the link that skips the navigation
   page.focus({ preventScroll: true });
   show();
 });
-document.addEventListener("signed-out", () => signIn("Your session has ended. Sign in again."));
+document.addEventListener("signed-out", () => session && signIn("Your session has ended. Sign in again."));
 start();

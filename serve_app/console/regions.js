@@ -18,7 +18,7 @@ export function showRegions(page, id) {
   let draft = null; // { kind, points } while a new region is drawn
   let saved = "[]";
   const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}`, width: 1280, height: 720 });
-  const layer = svg("svg", { "aria-label": "Zones and lines", role: "group" });
+  const layer = svg("svg", { "aria-label": "Zones and lines", role: "group", tabindex: "-1" });
   const board = element("div.board", {}, canvas, layer);
   const hint = element("p.muted", { role: "status" });
   const problem = element("p.problem", { role: "alert", hidden: true });
@@ -85,7 +85,7 @@ export function showRegions(page, id) {
     try {
       showCounts(await call(path("streams", id)));
     } catch (error) {
-      fail(error);
+      if (error.status === 404) fail(error);
     }
   }
 
@@ -117,11 +117,13 @@ export function showRegions(page, id) {
     const { width, height } = size();
     drawnSize = `${width} ${height}`;
     const scale = width / (board.getBoundingClientRect().width || width);
-    const focused = document.activeElement?.closest?.("g.region") ? [chosen, document.activeElement.dataset.index] : null;
+    const group = document.activeElement?.closest("g.region");
+    const focused = group && regions[[...layer.children].indexOf(group)];
+    const index = document.activeElement?.dataset.index;
     layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
     layer.replaceChildren(...regions.map((region) => drawRegion(region, size(), scale, region === chosen)));
     if (draft) layer.append(drawDraft(draft.points, size()));
-    if (focused?.[0]) layer.children[regions.indexOf(focused[0])]?.querySelector(`[data-index="${focused[1]}"]`)?.focus();
+    if (focused) layer.children[regions.indexOf(focused)].querySelector(`[data-index="${index}"]`)?.focus();
     board.classList.toggle("drawing", Boolean(draft));
     finish.hidden = draft?.kind !== "zone" || draft.points.length < 4;
     setText(hint, sentence());
@@ -139,7 +141,7 @@ export function showRegions(page, id) {
     draw();
   }
 
-  /** Choose a region and show all cards anew. */
+  /** Choose a region and make all cards again. */
   function choose(region) {
     chosen = region;
     const made = regions.map((one) => regionCard(one, one === chosen, { onChange: refresh, onChoose: () => mark(one), onRemove: () => removeRegion(one), onReverse: () => reverse(one) }));
@@ -171,6 +173,7 @@ export function showRegions(page, id) {
       layer.lastChild.querySelector(".handle").focus();
     } else {
       draft = { kind, points: [[0, 0]] }; // the last point follows the pointer
+      layer.focus({ preventScroll: true });
       draw();
     }
   }

@@ -92,7 +92,7 @@ export function showStream(page, id) {
   }
 
   function follow() {
-    const made = new EventSource(url(`${path("streams", id, "events")}?types=${TYPES}`));
+    const made = new EventSource(url(`${path("streams", id, "events")}?types=${TYPES}&after=-1`));
     for (const type of TYPES) made.addEventListener(type, ({ data }) => addEvent(JSON.parse(data)));
     return made;
   }

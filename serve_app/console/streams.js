@@ -101,6 +101,7 @@ function makeTile(id, reread) {
   const [fps, ageFact, drops] = [element("span"), element("span"), element("span")];
   facts.append(fps, ageFact, drops);
   const pause = button("Pause", () => change());
+  const remove = button("Delete", () => deleteLater(id, reread), { class: "danger quiet" });
   const address = `#${path("streams", id)}`;
   const card = element(
     "article.card.tile",
@@ -113,7 +114,7 @@ function makeTile(id, reread) {
       source,
       cause,
       facts,
-      element("div.row", {}, pause, button("Delete", () => deleteLater(id, reread), { class: "danger quiet" })),
+      element("div.row", {}, pause, remove),
     ),
   );
   let status = null;
@@ -124,6 +125,7 @@ function makeTile(id, reread) {
     status = newest;
     setBadge(state, leaving.has(id) ? "deleting" : status.state);
     card.classList.toggle("leaving", leaving.has(id));
+    remove.disabled = leaving.has(id);
     const sceneState = status.scene_health?.state ?? "ok";
     scene.hidden = ["ok", "unknown"].includes(sceneState);
     setBadge(scene, sceneState);

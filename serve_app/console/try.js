@@ -87,8 +87,7 @@ export function show(page) {
   const resized = new ResizeObserver(() => stage.querySelector("svg") && placeLabels(stage.querySelector("svg")));
   resized.observe(stage);
   addEventListener("paste", pasted);
-  readModels();
-  use(`/console/samples/${SAMPLES[0][0]}`, SAMPLES[0][0]);
+  readModels().then(() => picture ?? use(`/console/samples/${SAMPLES[0][0]}`, SAMPLES[0][0]));
   return () => {
     running?.abort();
     clearTimeout(timer);

@@ -23,7 +23,7 @@ export function setBadge(target, state) {
 /** Return whether this state of a stream needs a person or will soon. */
 export function isProblem(stream) {
   const scene = stream.scene_health?.state ?? "ok";
-  return !["running", "completed", "paused"].includes(stream.state) || !["ok", "unknown"].includes(scene);
+  return !["starting", "running", "completed", "paused"].includes(stream.state) || !["ok", "unknown"].includes(scene);
 }
 
 /** Return a duration such as "3 min", or "0.05 s". */
