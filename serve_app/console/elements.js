@@ -69,8 +69,15 @@ export function setError(control, message) {
 
 /** Return a select with these options: pairs of value and text. */
 export function choice(options, chosen, attributes = {}) {
-  const made = options.map(([value, text]) => element("option", { value, selected: value === chosen }, text));
-  return element("select", attributes, made);
+  const made = element("select", attributes);
+  setOptions(made, options, chosen);
+  return made;
+}
+
+/** Replace the options of a select, and choose one. By default, this is the first. */
+export function setOptions(select, options, chosen = options[0][0]) {
+  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
+  select.value = chosen;
 }
 
 /** Copy text, and return whether it worked. The clipboard API exists only on https and on loopback. */

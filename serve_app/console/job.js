@@ -1,8 +1,8 @@
 // One job: its progress, its results as pictures with filters, its failed items with their reasons, and its files.
 
-import { button, choice, element, setText } from "./elements.js";
+import { button, choice, element, setOptions, setText } from "./elements.js";
 import { call, path, poll, url } from "./http.js";
-import { countsOf, progressBar } from "./job_progress.js";
+import { progressBar } from "./job_progress.js";
 import { notify, notifyError } from "./notices.js";
 import { badge, clock, duration, figures, number, reasons, setBadge } from "./words.js";
 
@@ -55,7 +55,9 @@ export function showJob(page, id) {
     progress.replaceChildren(
       progressBar(job),
       figures([
-        ["images", countsOf(job)],
+        [job.listed ? "images" : "images so far", number(job.items)],
+        ["succeeded", number(job.succeeded)],
+        ["failed", number(job.failed)],
         ["rate", job.state === "running" ? `${job.images_per_s.toFixed(1)} /s` : "–"],
         ["left", job.eta_s === null ? "–" : duration(job.eta_s)],
         ["created", clock(job.created_at_s)],
@@ -64,8 +66,7 @@ export function showJob(page, id) {
     );
     const labels = Object.keys(job.detections);
     if (labels.length + 1 !== label.options.length) {
-      const chosen = label.value;
-      label.replaceChildren(...choice([["", "every label"], ...labels.map((one) => [one, one])], chosen).children);
+      setOptions(label, [["", "every label"], ...labels.map((one) => [one, one])], label.value);
     }
     const isOver = AT_REST.includes(job.state);
     const wanted = [

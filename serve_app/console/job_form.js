@@ -1,6 +1,6 @@
 // The form that starts a job: images in a folder of the server, uploaded files, or URLs.
 
-import { choice, element, field, setError } from "./elements.js";
+import { element, field, setError, setOptions } from "./elements.js";
 import { call } from "./http.js";
 
 const KINDS = {
@@ -69,7 +69,7 @@ export function showJobForm(page) {
 
   async function readModels() {
     const found = await call("/models").catch(() => ({ models: [{ name: "default" }] }));
-    controls["detect.model"].replaceChildren(...choice(found.models.map(({ name }) => [name, name])).children);
+    setOptions(controls["detect.model"], found.models.map(({ name }) => [name, name]));
   }
 
   function spec() {

@@ -18,7 +18,7 @@ function showList(page) {
   const body = element("tbody");
   const message = element("p.muted", { role: "status" });
   const heading = ["Job", "State", "Progress", "Rate", "Started"].map((text) => element("th", { scope: "col" }, text));
-  const table = element("div.card.scroll", { hidden: true }, element("table", {}, element("thead", {}, element("tr", {}, ...heading)), body));
+  const table = element("div.card.scroll", { hidden: true }, element("table.jobs", {}, element("thead", {}, element("tr", {}, ...heading)), body));
   page.append(
     element("div.row.spread", {}, element("h1", {}, "Jobs"), element("a.button.primary", { href: "#/jobs/new" }, "Start a job")),
     message,

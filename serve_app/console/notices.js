@@ -7,6 +7,8 @@ export const UNDO_S = 10;
 
 /** Show a message for some seconds. */
 export function notify(text, kind = "info") {
+  const same = [...document.querySelectorAll(".notice")].find((notice) => notice.textContent === text);
+  same?.remove();
   const made = element(`div.notice.${kind}`, {}, element("span", {}, text));
   place(made);
   setTimeout(() => made.remove(), SHOWN_S * 1000);

@@ -8,11 +8,12 @@ const LIMBS = [
   [1, 2], [0, 1], [0, 2], [1, 3], [2, 4], [3, 5], [4, 6],
 ];
 const VISIBLE = 0.5; // keypoints with a lower confidence are not drawn, as in the server's drawings
+const MAX_LABEL = 24; // characters on the image; the list of detections has the whole label
 const GOLDEN_ANGLE = 137.508; // successive classes get hues that are far apart
 
 /** Return the colour of a class. */
 export function colourOf(classId) {
-  return `hsl(${Math.round(200 + classId * GOLDEN_ANGLE) % 360} 85% 55%)`;
+  return `hsl(${Math.round(200 + classId * GOLDEN_ANGLE) % 360} 85% 66%)`;
 }
 
 /** Return an SVG over an image of this size in pixels. It has a group for each detection, in their order. */
@@ -49,7 +50,7 @@ export function placeLabels(layer) {
 function drawing(one) {
   const { x1, y1, x2, y2 } = one.bbox;
   const colour = colourOf(one.class_id);
-  const caption = `${one.label} ${one.confidence.toFixed(2)}`;
+  const caption = `${shortened(one.label)} ${one.confidence.toFixed(2)}`;
   const shapes = [];
   for (const outline of one.segments ?? []) shapes.push(polygon("polygon.mask", outline, colour));
   if (one.obb) shapes.push(polygon("polygon.box", corners(one.obb), colour));
@@ -62,11 +63,15 @@ function drawing(one) {
   return svg(
     "g.found",
     { "data-x": x1, "data-y": y1 },
-    svg("title", {}, caption),
+    svg("title", {}, one.label),
     ...shapes,
     svg("rect.plate", { fill: colour }),
     svg("text", {}, caption),
   );
+}
+
+function shortened(label) {
+  return label.length > MAX_LABEL ? `${label.slice(0, MAX_LABEL)}…` : label;
 }
 
 function polygon(tag, points, colour) {

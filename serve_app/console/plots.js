@@ -36,7 +36,8 @@ export function histogram(title, { bounds_ms, counts }) {
 export function curve(title, values, capacity, unit) {
   const highest = Math.max(...values, 1e-9);
   const step = WIDTH / (capacity - 1);
-  const points = values.map((value, index) => `${WIDTH - (values.length - 1 - index) * step},${HEIGHT - 2 - (value / highest) * (HEIGHT - 8)}`);
+  const drawn = values.length === 1 ? [values[0], values[0]] : values; // one point is no curve
+  const points = drawn.map((value, index) => `${WIDTH - (drawn.length - 1 - index) * step},${HEIGHT - 2 - (value / highest) * (HEIGHT - 8)}`);
   const newest = values.at(-1) ?? 0;
   return element(
     "figure.stack",

@@ -93,7 +93,7 @@ export function showRegions(page, id) {
     for (const region of regions) {
       const found = region.kind === "zone" ? zones[region.name] : lines[region.name];
       if (!found) region.counts = "";
-      else if (region.kind === "zone") region.counts = `${found.inside} inside${longest(found) && `, ${longest(found)}`}`;
+      else if (region.kind === "zone") region.counts = `${found.inside} inside${longest(found) && `, up to ${longest(found)}`}`;
       else region.counts = `${found.crossed_in} in, ${found.crossed_out} out`;
     }
     [...layer.querySelectorAll("g.region")].forEach((group, index) => setText(group.querySelector(".count"), regions[index]?.counts ?? ""));

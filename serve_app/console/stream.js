@@ -126,7 +126,7 @@ export function showStream(page, id) {
 
 function regionCounts({ zones, lines }) {
   const rows = [
-    ...Object.entries(zones).map(([name, zone]) => [name, `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`, longest(zone)]),
+    ...Object.entries(zones).map(([name, zone]) => [name, `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`, longest(zone) && `longest dwell ${longest(zone)}`]),
     ...Object.entries(lines).map(([name, line]) => [name, `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`, ""]),
   ];
   if (!rows.length) return [];
@@ -135,10 +135,10 @@ function regionCounts({ zones, lines }) {
   ];
 }
 
-/** Return how long the object that has been inside a zone for longest has been there. */
+/** Return the longest time for which an object that is inside the zone has been there, or "". */
 export function longest(zone) {
   const times = Object.values(zone.dwell_s);
-  return times.length ? `longest dwell ${duration(Math.max(...times))}` : "";
+  return times.length ? duration(Math.max(...times)) : "";
 }
 
 function outputCards({ sinks, recording }) {

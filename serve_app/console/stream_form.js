@@ -1,6 +1,6 @@
 // The form that starts a stream. A picture of the source can be looked at before.
 
-import { button, choice, element, field, setError } from "./elements.js";
+import { button, choice, element, field, setError, setOptions } from "./elements.js";
 import { call, send } from "./http.js";
 import { notify } from "./notices.js";
 
@@ -62,7 +62,7 @@ export function showForm(page) {
     } catch {
       // the key may have no permission to list them
     }
-    controls["detect.model"].replaceChildren(...choice(names.map((name) => [name, name])).children);
+    setOptions(controls["detect.model"], names.map((name) => [name, name]));
   }
 
   function source() {

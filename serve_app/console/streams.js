@@ -8,7 +8,7 @@ import { Previews } from "./previews.js";
 import { showRegions } from "./regions.js";
 import { showStream } from "./stream.js";
 import { showForm } from "./stream_form.js";
-import { duration, isProblem, number, setBadge, sum } from "./words.js";
+import { clock, duration, isProblem, number, setBadge, sum } from "./words.js";
 
 export function show(page, id, part) {
   if (id === "new" && part === undefined) return showForm(page);
@@ -150,7 +150,7 @@ function makeTile(id, reread) {
     if (status?.state !== "running") return;
     hasFrame = waiting.hidden = true;
     age.hidden = false;
-    setText(age, clockOf(captured_at_s));
+    setText(age, clock(captured_at_s));
   }
 
   function isStopped() {
@@ -164,8 +164,4 @@ function makeTile(id, reread) {
       notifyError(error);
     }
   }
-}
-
-function clockOf(at_s) {
-  return new Date(at_s * 1000).toLocaleTimeString();
 }

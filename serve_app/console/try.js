@@ -1,6 +1,6 @@
 // The page "Try it": detect objects in an image, and see what the model finds and how long it takes.
 
-import { button, choice, element, field } from "./elements.js";
+import { button, element, field, setOptions } from "./elements.js";
 import { call, send, url } from "./http.js";
 import { notifyError } from "./notices.js";
 import { colourOf, overlay, placeLabels } from "./overlay.js";
@@ -119,7 +119,7 @@ export function show(page) {
     } catch (error) {
       notifyError(error);
     }
-    model.replaceChildren(...choice(models.map(({ name, task }) => [name, task ? `${name} (${task})` : name])).children);
+    setOptions(model, models.map(({ name, task }) => [name, task ? `${name} (${task})` : name]));
     onModel();
   }
 

@@ -40,7 +40,8 @@ export function duration(seconds) {
 export function clock(at_s) {
   const time = new Date(at_s * 1000);
   const isToday = time.toDateString() === new Date().toDateString();
-  return isToday ? time.toLocaleTimeString() : time.toLocaleString();
+  const format = { hourCycle: "h23" };
+  return isToday ? time.toLocaleTimeString([], format) : time.toLocaleString([], format);
 }
 
 export function number(value) {
