@@ -79,6 +79,10 @@ Limit = Literal[
     "jobs.max_open_per_key",
     "jobs.max_items",
     "jobs.max_disk_gib",
+    "sign_ins",
+    "failed_sign_ins",
+    "previews",
+    "source_frames",
 ]
 
 

@@ -405,3 +405,4 @@ class Snapshot:
 
     frame_id: int
     jpeg: bytes
+    captured_at_s: float = 0.0  # in seconds since the epoch

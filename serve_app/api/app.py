@@ -14,13 +14,28 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app import __version__
-from serve_app.api import detect, docs, errors, health, job_submission, models, openapi, owners
+from serve_app.api import (
+    console,
+    detect,
+    docs,
+    errors,
+    health,
+    job_submission,
+    models,
+    openapi,
+    overview,
+    owners,
+    previews,
+    session,
+)
 from serve_app.api import drift as drift_routes
 from serve_app.api import jobs as job_routes
 from serve_app.api import streams as stream_routes
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access
 from serve_app.api.access.permissions import Router, RouteTable
+from serve_app.api.access.reload import KeyReloader
+from serve_app.api.access.sessions import Sessions
 from serve_app.api.backend import Backend, Drift, Jobs, Metrics, Streams
 from serve_app.api.compat.routers import routers as compat_routers
 from serve_app.api.events import Followers
@@ -41,13 +56,20 @@ _LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
 def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metrics: Metrics, args: AppArgs) -> FastAPI:
     """Return the ASGI application. Raise ConfigError if the API-key file is missing or invalid."""
     followers = Followers()
+    keys = KeyReloader(KeyFile(args.access.keys_file), metrics) if args.access.keys_file else None
+    sessions = Sessions(args.streams.state_dir.expanduser().resolve())
     routers = (
         # /detect is first, because FastAPI tries the routes in order, and trying one takes 4 µs
         detect.router(backend, jobs, metrics, args),
         docs.router(),
+        console.router(),
+        session.sign_in_router(sessions, keys),
+        session.router(),
         health.router(backend),
         models.router(backend),
-        stream_routes.router(streams, followers),
+        overview.router(backend, streams, jobs, drift),
+        stream_routes.router(streams, backend, followers),
+        previews.router(streams, followers),
         job_submission.router(jobs, args),
         job_routes.router(jobs, followers),
         owners.router(streams, jobs),
@@ -57,11 +79,10 @@ def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metr
     )
     api = _Api(routers)
     errors.register(api, metrics)
-    key_file = KeyFile(args.access.keys_file) if args.access.keys_file else None
-    api.add_middleware(Access, routes=api.route_table, metrics=metrics, args=args, key_file=key_file)
+    api.add_middleware(Access, routes=api.route_table, metrics=metrics, args=args, keys=keys, sessions=sessions)
     if origins := args.cors.allowed():
         # This middleware is outside of Access, because a browser sends no API key in a preflight. It allows no cookies,
-        # and the server has none.
+        # so a page of another site cannot use a session.
         api.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(origins),

@@ -8,7 +8,8 @@ from serve_app.errors import ServeAppError
 from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile, SourceDrift
 from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
-from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, SourceSpec, State, StreamSpec, StreamStatus
+from serve_app.telemetry.overview import ServiceFigures
 from serve_app.types import Answer, DetectorState, EventPage, PictureRequest, Principal, Snapshot, VideoRequest
 
 
@@ -25,6 +26,16 @@ class Backend(Protocol):
         """Return every model that a request may name, with the default model first.
 
         Raise Unavailable if the models cannot be listed.
+        """
+
+    async def figures(self) -> ServiceFigures:
+        """Return the figures of all replicas that answer. Replicas that do not answer in time are left out."""
+
+    async def source_frame(self, source: SourceSpec) -> bytes:
+        """Return a frame of a source as a JPEG.
+
+        Raise SourceError if the source is not allowed, cannot be read, or sends no frame within 10 s. Raise Overloaded,
+        which names ``source_frames``, if too many sources are being read.
         """
 
     def admit(self, tenant: str, model: str) -> None:
@@ -75,6 +86,12 @@ class Streams(Protocol):
 
     async def all(self, who: Principal) -> list[StreamStatus]:
         """Return the status of every stream that ``who`` may see, sorted by id."""
+
+    async def states(self, who: Principal) -> dict[str, State]:
+        """Return the state of every stream that ``who`` may see, by id, as it was at most a few seconds ago.
+
+        This costs far less than ``all``, which asks each stream's process.
+        """
 
     async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         """Return the status of one stream."""

@@ -41,7 +41,7 @@ def router(drift: Drift, streams: Streams) -> Router:
         """
         sources = await drift.sources()
         if not who.is_admin:
-            visible = await _visible(who, request, streams)
+            visible = await visible_sources(who, request, streams)
             sources = [one for one in sources if one.source in visible]
         return DriftReport(sources=sources)
 
@@ -55,7 +55,7 @@ def router(drift: Drift, streams: Streams) -> Router:
         who: Who, request: Request, source: Source, model: Model = DEFAULT_MODEL
     ) -> DriftHistograms:
         """Return the shares of each feature's values in the reference and in the current window of a source."""
-        if not who.is_admin and source not in await _visible(who, request, streams):
+        if not who.is_admin and source not in await visible_sources(who, request, streams):
             raise NotFound(f"no image of the source {source!r} was seen with the model {model!r}")
         return await drift.histograms(model, source)
 
@@ -90,11 +90,11 @@ def admin_router(drift: Drift) -> Router:
     return routes
 
 
-async def _visible(who: Principal, request: Request, streams: Streams) -> set[str]:
+async def visible_sources(who: Principal, request: Request, streams: Streams) -> set[str]:
     """Return the sources that a client without the permission ``admin`` may see."""
     own = {f"key/{who.name}"}
     try:
         check_permission(request, "streams")
     except Forbidden:
         return own
-    return own | {f"stream/{stream.stream_id}" for stream in await streams.all(who)}
+    return own | {f"stream/{stream_id}" for stream_id in await streams.states(who)}

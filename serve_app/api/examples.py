@@ -101,6 +101,35 @@ MODELS: Json = {
         {"name": "plates", "state": "asleep"},
     ]
 }
+_HISTOGRAM: Json = {
+    "bounds_ms": [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 60000],
+    "counts": [0, 0, 0, 12, 380, 96, 3, 0, 0, 0, 0, 0, 0, 0, 0],
+}
+OVERVIEW: Json = {
+    "at_s": 1764332211.4,
+    "models": [
+        {
+            "status": MODELS["models"][0],
+            "replicas": 1,
+            "images_per_s": 24.6,
+            "mean_batch_size": 1.8,
+            "queue_delay_ms": 3.1,
+            "images": 491,
+            "batches": 273,
+            "stages": {"queue": _HISTOGRAM, "inference": _HISTOGRAM, "postprocess": _HISTOGRAM},
+        }
+    ],
+    "replicas": {"Ingress": 1, "Preprocessor": 1, "Detector": 1, "StreamSupervisor": 1},
+    "requests_per_s": 4.5,
+    "stages": {"decode": _HISTOGRAM, "total": _HISTOGRAM},
+    "refusals": [{"code": "rate_limited", "limit": "access.requests_per_s", "count": 7}],
+    "streams": {"running": 3, "paused": 1},
+    "jobs": {"running": 1, "completed": 12},
+    "drift": {
+        "states": {"steady": 3, "drifting": 1},
+        "drifting": [{"model": "default", "source": f"stream/{STREAM_ID}", "features": ["brightness"]}],
+    },
+}
 HEALTH: Json = {"status": "ok"}
 READY: Json = {
     "status": "ready",
@@ -265,6 +294,15 @@ REFERENCE: Json = {
     "noise": {"brightness": 0.12},
 }
 NEW_REFERENCE: Json = {"source": DRIFT_SOURCE, "since_at_s": 1763726400.0}
+
+SNAPSHOT: Json = {"source": {"uri": "rtsp://camera.example/1"}}
+SIGN_IN: Json = {"key": "sl_hTq2V7cOZ9w4mNfB0sJxKdEy6uRaLgPi3tX8vQk1WnM"}
+SESSION: Json = {
+    "name": KEY_NAME,
+    "permissions": ["detect", "streams"],
+    "expires_at_s": 1764360000,
+    "csrf_token": "p3Fq0b8m1WkYxv2ZrJtT5uN7cA9dEgHs4oLiQfBXyK0=",
+}
 
 
 def of_response(

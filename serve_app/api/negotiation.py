@@ -32,6 +32,17 @@ def prefers_jpeg(accept: Sequence[str]) -> bool:
     return jpeg > json and jpeg != everything and not is_page
 
 
+def prefers_page(accept: Sequence[str]) -> bool:
+    """Return whether these ``Accept`` headers prefer a web page to JSON, as those of a browser do when it navigates.
+
+    JSON is the default if the headers prefer neither. Java's HttpURLConnection gives all types nearly the same weight,
+    but names ``text/html`` first, so it gets the page.
+    """
+    weights = _weights(",".join(accept).lower())
+    json = weights.get("application/json", weights.get("application/*", weights.get("*/*", 0.0)))
+    return weights.get("text/html", 0.0) > json
+
+
 def _weights(header: str) -> dict[str, float]:
     """Return the weight of each media range (RFC 9110, 12.4.2). A range with an invalid weight is left out."""
     weights: dict[str, float] = {}

@@ -6,18 +6,21 @@ from pydantic import BaseModel
 
 from serve_app.api.access.permissions import RouteTable
 from serve_app.schemas.jobs import JobSpec
+from serve_app.schemas.session import SignIn
 from serve_app.types import Json
 
 _SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key. It is needed only if the server has API keys.",
+    "description": "An API key. It is needed only if the server has API keys. Instead, a browser can send the cookie "
+    "of a session: see `POST /session`.",
 }
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 _REFUSALS = {
     "400": "`malformed`: the body is incomplete, or a `GET`, `HEAD` or `DELETE` request has a body",
     "401": "`unauthorized`: the API key is missing, unknown or expired",
-    "403": "`forbidden`: the API key lacks the permission; or the server has no API keys and the request is not local",
+    "403": "`forbidden`: the API key lacks the permission; or the server has no API keys and the request is not local; "
+    "or a request with a session's cookie lacks `X-CSRF-Token`, or comes from a page of another site",
     "429": "`rate_limited`: the API key's rate or concurrency limit is exceeded, with `Retry-After`",
     "503": "`overloaded`: `limits.max_requests` requests are in flight, with `Retry-After`",
 }
@@ -35,6 +38,7 @@ def complete(document: Json, routes: RouteTable) -> None:
     components["schemas"] = {name: form for name, form in components["schemas"].items() if name not in _UNUSED_SCHEMAS}
     components["securitySchemes"] = {"key": _SCHEME}
     _add_schema(components["schemas"], JobSpec)
+    _add_schema(components["schemas"], SignIn)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             route = routes.find({"type": "http", "method": method.upper(), "path": path})
@@ -45,10 +49,9 @@ def complete(document: Json, routes: RouteTable) -> None:
             if route.permission is None:
                 operation["description"] += "\n\nThis operation needs no API key."
                 continue
-            operation["description"] += (
-                f"\n\nIf the server has API keys, this operation needs the permission `{route.permission}`."
-            )
-            operation["security"] = [{"key": [route.permission]}]
+            needed = "any API key" if route.permission == "any" else f"the permission `{route.permission}`"
+            operation["description"] += f"\n\nIf the server has API keys, this operation needs {needed}."
+            operation["security"] = [{"key": [] if route.permission == "any" else [route.permission]}]
             texts = _REFUSALS | (_BODY_REFUSALS if "requestBody" in operation else {})
             if route.reads_own_body:
                 texts.pop("413", None)  # such a route has another limit, which its router describes

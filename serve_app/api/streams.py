@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from serve_app.api import examples
 from serve_app.api.access.middleware import Who, principal_of
 from serve_app.api.access.permissions import Router
-from serve_app.api.backend import Streams
+from serve_app.api.backend import Backend, Streams
 from serve_app.api.events import (
     KEEP_ALIVE_INTERVAL_S,
     LIVE,
@@ -27,7 +27,15 @@ from serve_app.api.events import (
 )
 from serve_app.errors import InvalidParameter, Unavailable
 from serve_app.schemas.errors import ErrorResponse
-from serve_app.schemas.streams import EventType, Regions, StreamList, StreamResult, StreamSpec, StreamStatus
+from serve_app.schemas.streams import (
+    EventType,
+    Regions,
+    SourceSnapshot,
+    StreamList,
+    StreamResult,
+    StreamSpec,
+    StreamStatus,
+)
 from serve_app.types import EventPage, Principal, Snapshot
 
 _FIRST_FRAME_TIMEOUT_S = 2.0
@@ -52,7 +60,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 _STATUS = examples.of_response(examples.STREAM_STATUS)
 
 
-def router(streams: Streams, followers: Followers) -> Router:
+def router(streams: Streams, backend: Backend, followers: Followers) -> Router:
     """Return the routes below ``/streams``."""
     routes = Router(permission="streams", tags=["streams"], prefix="/streams")
 
@@ -68,6 +76,21 @@ def router(streams: Streams, followers: Followers) -> Router:
         status = await streams.create(spec, who)
         response.headers["Location"] = f"/streams/{spec.id}"
         return status
+
+    @routes.post(
+        "/snapshot",
+        summary="Show a frame of a source",
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, 422: _REFUSALS[422], 503: _ERRORS[503]},
+        openapi_extra=examples.of_request(examples.SNAPSHOT),
+    )
+    async def show_source(snapshot: SourceSnapshot) -> Response:
+        """Return one frame of a source as a JPEG, before the source becomes a stream.
+
+        The source passes the same checks as that of a stream. It must send a frame within 10 s.
+        """
+        jpeg = await backend.source_frame(snapshot.source)
+        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
     @routes.head("", include_in_schema=False)
     @routes.get("", summary="List streams", responses=examples.of_response(examples.STREAMS) | {503: _ERRORS[503]})

@@ -22,6 +22,7 @@ from serve_app.inference.model_runner import EngineInput, ModelRunner
 from serve_app.inference.rollout import Outcome, Rollout
 from serve_app.ipc.frame_pool import InEngineFlag, SlotReader
 from serve_app.ipc.rpc import CallServer
+from serve_app.telemetry.figures import Figures
 from serve_app.telemetry.metrics import CROSSINGS, DROPS, MODEL_CHANGES, QUEUE_SIZE, Telemetry
 from serve_app.types import DetectorState, DetectReply, DetectRequest, FrameBytes, Pixels
 
@@ -58,6 +59,10 @@ class Detector:
     async def state(self) -> DetectorState:
         """Return the state of the served model: see ``DetectorStub.state``."""
         return self._rollout.state()
+
+    async def figures(self) -> tuple[DetectorState, Figures]:
+        """Return the state and the counts of this replica: see ``DetectorStub.figures``."""
+        return self._rollout.state(), self._telemetry.figures()
 
     async def capacity(self) -> float:
         """Return the measured capacity in images/s: see ``DetectorStub.capacity``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from serve_app.deployments.handles import Replicas, detector_name
 from serve_app.deployments.jobs_proxy import JobsProxy
 from serve_app.deployments.ray_internals import http_host, running_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
+from serve_app.deployments.replica_figures import ReplicaFigures
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import PreprocessorStub
 from serve_app.deployments.supervisor_proxy import SupervisorProxy
@@ -25,10 +27,14 @@ from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
 from serve_app.overload.retries import Retries
 from serve_app.overload.throttle import Throttle
 from serve_app.schemas.models import ModelStatus
-from serve_app.telemetry.metrics import Telemetry
+from serve_app.schemas.streams import SourceSpec
+from serve_app.telemetry.figures import Figures
+from serve_app.telemetry.metrics import STAGE_MS, Telemetry
+from serve_app.telemetry.overview import ServiceFigures
 from serve_app.types import DEFAULT_MODEL, Answer, DetectorState, PictureRequest, VideoRequest
 
 _READY_TIMEOUT_S = 5.0
+_SOURCE_FRAME_TIMEOUT_S = 30.0  # longer than the time limit for the source, because a process starts first
 
 
 @serve.ingress()
@@ -59,9 +65,11 @@ class Ingress:
         self._drift = DriftProxy(drift_monitor)
         self._args = args
         self._state: DetectorState | None = None
+        self._telemetry = Telemetry(RayInstrument)
+        self._replica_figures = ReplicaFigures(args)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self, self._streams, self._jobs, self._drift, Telemetry(RayInstrument), self._args)
+        return build_api(self, self._streams, self._jobs, self._drift, self._telemetry, self._args)
 
     async def ready(self) -> DetectorState:
         """Return the Detector's state if it is ready: see ``Backend.ready``."""
@@ -104,8 +112,11 @@ class Ingress:
                 raise
 
         refusal: Overloaded | None = None
+        started_at_s = time.monotonic()
         try:
-            return await self._retries.run(attempt, request.time_left_s)
+            answer = await self._retries.run(attempt, request.time_left_s)
+            self._telemetry.record(STAGE_MS, (time.monotonic() - started_at_s) * 1e3, stage="total")
+            return answer
         except Overloaded as exc:
             refusal = exc
             raise
@@ -120,6 +131,22 @@ class Ingress:
             return await self._preprocessor.call(PreprocessorStub.detect_video, attempted)
 
         return await self._retries.run(attempt, request.time_left_s)
+
+    async def source_frame(self, source: SourceSpec) -> bytes:
+        """Return a frame of a source: see ``Backend.source_frame``."""
+        try:
+            async with asyncio.timeout(_SOURCE_FRAME_TIMEOUT_S):
+                return await self._preprocessor.call(PreprocessorStub.source_frame, source)
+        except TimeoutError as exc:
+            raise Unavailable("no process could read the source in time; retry later") from exc
+
+    async def figures(self) -> ServiceFigures:
+        """Return the figures of all replicas: see ``Backend.figures``."""
+        return await self._replica_figures.collect()
+
+    async def own_figures(self) -> Figures:
+        """Return what this replica has counted. The Ingress replicas call each other."""
+        return self._telemetry.figures()
 
     def admit(self, tenant: str, model: str) -> None:
         """Refuse a request if the service is overloaded: see ``Backend.admit``."""

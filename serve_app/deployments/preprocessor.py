@@ -28,6 +28,9 @@ from serve_app.images.threads import DecodeThreads
 from serve_app.ipc.frame_pool import Slot
 from serve_app.ipc.quarantine import Quarantine
 from serve_app.overload.limits import AdmissionLimit
+from serve_app.schemas.streams import SourceSpec
+from serve_app.streams.source_frames import SourceFrames
+from serve_app.telemetry.figures import Figures
 from serve_app.telemetry.metrics import STAGE_MS, Telemetry
 from serve_app.types import (
     DEFAULT_MODEL,
@@ -86,6 +89,7 @@ class Preprocessor:
         self._telemetry = Telemetry(RayInstrument)
         self._quarantine = Quarantine()
         self._videos = Quarantine()
+        self._source_frames = SourceFrames(args.streams, args.outbound.guard(), self._max_pixels)
         self._collector: Collector | None = None
         self._drifting: asyncio.Task[None] | None = None
         if args.collect.folder:
@@ -142,6 +146,14 @@ class Preprocessor:
             answers += await asyncio.gather(*map(self.detect, pictures))
             at_s, passed = excerpt.read_to_s, excerpt.passed
         return answers
+
+    async def source_frame(self, source: SourceSpec) -> bytes:
+        """Return a frame of a source: see ``PreprocessorStub.source_frame``."""
+        return await self._source_frames.read(source)
+
+    async def figures(self) -> Figures:
+        """Return what this replica has counted."""
+        return self._telemetry.figures()
 
     async def check_health(self) -> None:
         """Kill this replica if a decoder hangs, and return freed memory. Serve calls this method every second."""

@@ -16,7 +16,7 @@ from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.ray_workers import RayWorkers
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS, DetectorStub, SupervisorStub
-from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.publication import open_publication
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
@@ -57,6 +57,9 @@ class StreamSupervisor:
 
     async def all(self, who: Principal) -> list[StreamStatus]:
         return await self._supervision.all(who)
+
+    async def states(self, who: Principal) -> dict[str, State]:
+        return await self._supervision.states(who)
 
     async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         return await self._supervision.status(stream_id, who)

@@ -15,7 +15,9 @@ from serve_app.drift.tally import Report
 from serve_app.jobs.celery_tasks import FinishedTask, TaskKind
 from serve_app.jobs.units import Unit, UnitResult
 from serve_app.schemas.jobs import JobSpec
+from serve_app.schemas.streams import SourceSpec
 from serve_app.streams.workers import WorkerCalls
+from serve_app.telemetry.figures import Figures
 from serve_app.types import (
     Answer,
     DetectorState,
@@ -41,6 +43,12 @@ class PreprocessorStub(Protocol):
     async def detect_video(self, request: VideoRequest) -> list[Answer]:
         """Return the answers for the frames of a short video: see ``Backend.detect_video``."""
 
+    async def figures(self) -> Figures:
+        """Return what the replica has counted."""
+
+    async def source_frame(self, source: SourceSpec) -> bytes:
+        """Return a frame of a source: see ``Backend.source_frame``."""
+
     async def state(self, model: str) -> DetectorState:
         """Return the state of one of the model's Detector replicas. Raise Unavailable if no replica answers."""
 
@@ -56,6 +64,9 @@ class DetectorStub(Protocol):
 
     async def state(self) -> DetectorState:
         """Return the model that the replica serves, and the progress of a roll-out."""
+
+    async def figures(self) -> tuple[DetectorState, Figures]:
+        """Return the state as ``state`` does, and what the replica has counted."""
 
     async def capacity(self) -> float:
         """Return the measured capacity of this replica, in images per second of the model's largest input shape."""

@@ -6,7 +6,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.stubs import SupervisorStub
 from serve_app.deployments.supervisor_calls import SupervisorCalls
-from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Principal, Snapshot
 
 _TIMEOUT_S = 30.0  # long, because a stopping worker first sends the events that wait in its sinks
@@ -23,6 +23,9 @@ class SupervisorProxy:
 
     async def all(self, who: Principal) -> list[StreamStatus]:
         return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.all, who)
+
+    async def states(self, who: Principal) -> dict[str, State]:
+        return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.states, who)
 
     async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.status, stream_id, who)

@@ -48,6 +48,12 @@ class SourceSpec(Spec):
     )
 
 
+class SourceSnapshot(Spec):
+    """The body of `POST /streams/snapshot`."""
+
+    source: SourceSpec
+
+
 class Motion(Spec):
     """The motion filter: frames in which nothing has moved skip the model."""
 

@@ -38,7 +38,7 @@ from serve_app.streams.capture.capture import Capture
 from serve_app.streams.frame_detector import FrameDetector
 from serve_app.streams.outputs.events import EventLog
 from serve_app.streams.outputs.recording import Recorder
-from serve_app.streams.outputs.snapshot import take_snapshot
+from serve_app.streams.outputs.snapshot import Snapshots
 from serve_app.streams.progress import Progress
 from serve_app.streams.scene.health import HealthCheck
 from serve_app.streams.scene.scene import Scene, SceneEvent, type_of
@@ -108,6 +108,7 @@ class Stream:
         # A thread to convert and scale frames, because that takes milliseconds and would block the event loop.
         self._frame_thread = ThreadPoolExecutor(1, "frame")
         self._latest: tuple[Frame, Pixels, Answer, StreamResult] | None = None
+        self._snapshots = Snapshots()
         self._frame_processed = asyncio.Event()  # set and then replaced whenever ``_latest`` changes
         self._sinks = [open_sink(sink, spec.id, output_dir, guard) for sink in spec.sinks]
         self._events = EventLog(spec.id, self._sinks, self._bookmark.next_event_id)
@@ -209,7 +210,7 @@ class Stream:
         except TimeoutError:
             return None
         frame, pixels, answer, _ = self._latest
-        return await asyncio.to_thread(take_snapshot, frame, pixels, answer if boxes else None)
+        return await self._snapshots.take(frame, pixels, answer if boxes else None)
 
     def add_drift(self, change: DriftChange) -> None:
         """Add the event ``drift``, because the drift monitor has noticed a change."""

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from serve_app.config import StreamArgs
 from serve_app.errors import Conflict, Forbidden, ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
-from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_stream_count, check_tracking
 from serve_app.streams.handover import HandOver
 from serve_app.streams.keepalive import KeepAlive
@@ -94,6 +94,10 @@ class Supervision:
         streams = await self.registry.visible(who)
         await asyncio.gather(*(self._keep_alive.refresh_status(stream) for stream in streams))
         return [stream.public_status() for stream in streams]
+
+    async def states(self, who: Principal) -> dict[str, State]:
+        """Return the last known state of every stream that ``who`` may see, by id."""
+        return {stream.record.spec.id: stream.public_status().state for stream in await self.registry.visible(who)}
 
     async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         """Return the status of a stream."""

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from serve_app.detections import label_of
 from serve_app.errors import ServeAppError
 from serve_app.schemas.streams import StreamStatus
+from serve_app.telemetry.figures import FigureLog, Figures
 from serve_app.types import DetectReply, Traffic
 
 _MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
@@ -29,9 +30,10 @@ class Metric:
     description: str
     tags: tuple[str, ...] = ()
     buckets: tuple[int, ...] = ()
+    in_overview: bool = False  # whether ``GET /overview`` shows it; only for metrics with a fixed set of tags
 
 
-IMAGES = Metric("counter", "sightline_images", "Images answered, by kind of traffic", ("traffic",))
+IMAGES = Metric("counter", "sightline_images", "Images answered, by kind of traffic", ("traffic",), in_overview=True)
 CROSSINGS = Metric(
     "counter",
     "sightline_crossings",
@@ -43,6 +45,7 @@ REFUSALS = Metric(
     "sightline_refusals",
     "Images and requests refused, by error code and by the limit that was reached, if any",
     ("code", "limit"),
+    in_overview=True,
 )
 REQUESTS = Metric(
     "counter", "sightline_requests", "Requests with an API key, by the key's name and the outcome", ("key", "outcome")
@@ -67,13 +70,18 @@ MODEL_CHANGES = Metric(
     "Changes of a running Detector's model or settings, by outcome: made or refused",
     ("outcome",),
 )
-INFERENCES = Metric("counter", "sightline_inferences", "Images processed by the engine")
+INFERENCES = Metric("counter", "sightline_inferences", "Images processed by the engine", in_overview=True)
 EXECUTIONS = Metric(
-    "counter", "sightline_executions", "Batches run by the engine; the mean batch size is inferences / executions"
+    "counter",
+    "sightline_executions",
+    "Batches run by the engine; the mean batch size is inferences / executions",
+    in_overview=True,
 )
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Images per batch", (), _COUNTS)
 QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Images waiting for the engine", ("traffic",))
-STAGE_MS = Metric("histogram", "sightline_stage_ms", "Milliseconds that an image spends in a stage", ("stage",), _MS)
+STAGE_MS = Metric(
+    "histogram", "sightline_stage_ms", "Milliseconds that an image spends in a stage", ("stage",), _MS, in_overview=True
+)
 # All metrics of streams are gauges, because Ray drops a gauge 20 s after it was last recorded, but keeps other metrics.
 STREAM_STATE = Metric(
     "gauge", "sightline_stream_state", "1 for the current state of the stream", ("stream_id", "state")
@@ -167,6 +175,7 @@ class Telemetry:
         self._make = make
         self._instruments: dict[str, Instrument] = {}
         self._totals: dict[tuple[str, ...], int] = {}
+        self._log = FigureLog()
 
     def record(self, metric: Metric, value: float = 1, **tags: str) -> None:
         """Record one value of a metric."""
@@ -174,6 +183,12 @@ class Telemetry:
         if instrument is None:
             instrument = self._instruments[metric.name] = self._make(metric)
         instrument.record(value, tags)
+        if metric.in_overview:
+            self._log.add(metric, value, tags)
+
+    def figures(self) -> Figures:
+        """Return the metrics of this process that ``GET /overview`` shows."""
+        return self._log.figures()
 
     def record_totals(self, metric: Metric, totals: Mapping[str, int], tag: str, **tags: str) -> None:
         """Record how much each total has grown since the last call.

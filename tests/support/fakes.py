@@ -10,8 +10,11 @@ from serve_app.detections import Detections
 from serve_app.errors import Conflict, Forbidden, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.models import ModelStatus
-from serve_app.schemas.streams import Regions, StateChange, StreamSpec, StreamStatus
+from serve_app.schemas.streams import Regions, SourceSpec, State, StateChange, StreamSpec, StreamStatus
 from serve_app.streams.outputs.events import EventLog
+from serve_app.telemetry.figures import Figures
+from serve_app.telemetry.metrics import REFUSALS
+from serve_app.telemetry.overview import ModelFigures, ServiceFigures
 from serve_app.types import (
     Answer,
     DetectOptions,
@@ -59,6 +62,18 @@ class FakeBackend:
 
     async def models(self) -> list[ModelStatus]:
         return [ModelStatus.of("default", DetectorState(MODEL)), ModelStatus(name="plates", state="asleep")]
+
+    async def figures(self) -> ServiceFigures:
+        return ServiceFigures(
+            [ModelFigures(ModelStatus.of("default", DetectorState(MODEL)), 1, Figures())],
+            Figures({(REFUSALS.name, "not_found", ""): 3.0}),
+            {"Ingress": 1},
+        )
+
+    async def source_frame(self, source: SourceSpec) -> bytes:
+        if self.failure:
+            raise self.failure
+        return source.uri.encode()
 
     async def detect(self, request: PictureRequest) -> Answer:
         data = request.data
@@ -148,6 +163,9 @@ class FakeStreams:
     async def all(self, who: Principal) -> list[StreamStatus]:
         visible = [stream_id for stream_id in sorted(self.specs) if who.may_see(self.owners[stream_id])]
         return [await self.status(stream_id, who) for stream_id in visible]
+
+    async def states(self, who: Principal) -> dict[str, State]:
+        return {status.stream_id: status.state for status in await self.all(who)}
 
     async def status(self, stream_id: str, who: Principal) -> StreamStatus:
         spec = self._find(stream_id, who)

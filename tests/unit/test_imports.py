@@ -34,13 +34,13 @@ MAY_IMPORT = {
     "models": "detections types errors disk network config images",
     "inference": "detections types errors config images ipc models",
     "telemetry": "detections types errors config schemas",
-    "api": "detections types errors compat_args config schemas network overload telemetry",
+    "api": "detections types errors compat_args disk config schemas network overload telemetry",
     "video": "detections types errors network images",
     "sinks": "detections types errors schemas network",
     "drift": "detections types errors config schemas network ipc sinks",
     "streams": (
-        "detections types errors thresholds keypoints config schemas network images ipc collection telemetry video "
-        "sinks"
+        "detections types errors thresholds keypoints config schemas network images ipc collection overload telemetry "
+        "video sinks"
     ),
     "jobs": (
         "detections types errors outlines keypoints config schemas disk network images ipc overload telemetry video "

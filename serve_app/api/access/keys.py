@@ -28,6 +28,7 @@ from serve_app.errors import ConfigError, Forbidden
 from serve_app.types import KEY_NAME, Principal
 
 Permission = Literal["detect", "streams", "jobs", "admin"]  # the values that a key's `scopes:` may list
+RoutePermission = Permission | Literal["any"]  # what a route may need; every key has the permission "any"
 
 _PREFIX = "sl_"  # lets secret scanners recognise a leaked key
 _KEY_BYTES = 32
@@ -57,11 +58,11 @@ class Key(BaseModel):
             )
         return value
 
-    def allows(self, permission: Permission) -> bool:
+    def allows(self, permission: RoutePermission) -> bool:
         """Return whether the key has this permission; ``admin`` includes every permission."""
-        return permission in self.scopes or "admin" in self.scopes
+        return permission == "any" or permission in self.scopes or "admin" in self.scopes
 
-    def check(self, permission: Permission) -> None:
+    def check(self, permission: RoutePermission) -> None:
         """Raise Forbidden if the key does not have this permission."""
         if not self.allows(permission):
             raise Forbidden(

@@ -21,6 +21,11 @@ def require_keys(args: AccessArgs, http_host: str | None) -> None:
         )
 
 
+def is_loopback_host(request: HTTPConnection) -> bool:
+    """Return whether the client has named this machine as the host."""
+    return _is_loopback(_host(f"//{request.headers.get('host', '')}"))
+
+
 def check_local(request: HTTPConnection, origins: Collection[str]) -> None:
     """Raise Forbidden if another site's web page may have made a browser send the request.
 
@@ -28,13 +33,13 @@ def check_local(request: HTTPConnection, origins: Collection[str]) -> None:
     point to 127.0.0.1 (DNS rebinding), or the page can send a cross-site request. Pages with one of the ``origins`` may
     send requests.
     """
-    if not _is_loopback(_host(f"//{request.headers.get('host', '')}")):
+    if not is_loopback_host(request):
         raise Forbidden(
             "access.keys_file: it is not set, so only requests to localhost are accepted; set it and send an API key"
         )
     origin = request.headers.get("origin")
     is_foreign = origin is not None and not _is_loopback(_host(origin))
-    if origin not in origins and (_is_of_other_site(request) or is_foreign):
+    if origin not in origins and (is_of_other_site(request) or is_foreign):
         raise Forbidden(
             "access.keys_file: it is not set, so cross-origin browser requests are refused; set it and send an API "
             "key, or add the page's origin to cors.origins"
@@ -48,11 +53,11 @@ def check_no_page(request: HTTPConnection, origins: Collection[str]) -> None:
     page use the server.
     """
     origin = request.headers.get("origin")
-    if origin not in origins and (_is_of_other_site(request) or origin is not None):
+    if origin not in origins and (is_of_other_site(request) or origin is not None):
         raise Forbidden("a request from a web page needs an API key; send one, or add its origin to cors.origins")
 
 
-def _is_of_other_site(request: HTTPConnection) -> bool:
+def is_of_other_site(request: HTTPConnection) -> bool:
     """Return whether ``Sec-Fetch-Site``, which only browsers send, says that another site made the request.
 
     For a GET without CORS, such as the request of an ``<img>``, a browser sends no ``Origin``. Only this header then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -13,12 +14,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.access import credentials
-from serve_app.api.access.keys import KeyFile, Permission, find_key
+from serve_app.api.access.keys import Key, Permission, RoutePermission, find_key
 from serve_app.api.access.local import check_local, check_no_page
+from serve_app.api.access.pages import check_own_page
 from serve_app.api.access.permissions import RouteAccess, RouteTable
 from serve_app.api.access.rates import Caller, KeyUsage
 from serve_app.api.access.reload import KeyReloader
 from serve_app.api.access.revocation import Revocation
+from serve_app.api.access.sessions import Session, Sessions, in_cookie
 from serve_app.api.backend import Metrics
 from serve_app.api.bodies import is_untyped_json, read_in_time
 from serve_app.api.errors import to_response
@@ -41,7 +44,14 @@ class Access:
     """
 
     def __init__(
-        self, app: ASGIApp, *, routes: RouteTable, metrics: Metrics, args: AppArgs, key_file: KeyFile | None
+        self,
+        app: ASGIApp,
+        *,
+        routes: RouteTable,
+        metrics: Metrics,
+        args: AppArgs,
+        keys: KeyReloader | None,
+        sessions: Sessions,
     ) -> None:
         self._app = app
         self._routes = routes
@@ -54,8 +64,11 @@ class Access:
         refusal = f"{count} requests are in flight, which is the limit; retry later or raise it"
         self._requests = ConcurrencyLimit(count, "limits.max_requests", refusal)
         self._usage: defaultdict[str, KeyUsage] = defaultdict(KeyUsage)  # maps a key's name to its usage
-        self._keys = None if key_file is None else KeyReloader(key_file, metrics, self._forget_removed)
-        self._revocation = None if self._keys is None else Revocation(self._keys)
+        self._keys = keys
+        self._sessions = sessions
+        self._revocation = None if keys is None else Revocation(keys)
+        if keys is not None:
+            keys.on_change = self._forget_removed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on to the application, or refuse it with an error response."""
@@ -72,7 +85,8 @@ class Access:
                 await self._refuse(exc, scope, receive, send)
                 return
             if self._revocation and caller.key and route.permission and _may_be_endless(scope):
-                with self._revocation.timeout(caller.key, route.permission) as until_revoked:
+                left_s = caller.session.expires_at_s - time.time() if caller.session else None
+                with self._revocation.timeout(caller.key, route.permission, left_s) as until_revoked:
                     await self._answer_until(until_revoked, scope, receive, send)
             else:
                 await self._app(scope, receive, send)
@@ -134,24 +148,47 @@ class Access:
         else:
             if not presented and protocol is not None and protocol.body_place and _has_body(request, route):
                 presented = await self._body_keys.read(Request(request.scope, receive), protocol.body_place)
-            if not presented:
+            session = None
+            if not presented and protocol is None and "authorization" not in request.headers:
+                session = await self._session(request, self._keys)
+            if not presented and session is None:
                 raise credentials.missing(protocol)
-            caller = await self._authorise(presented, self._keys, route.permission, stack)
+            key = session.key if session else await self._key(presented, self._keys)
+            caller = await self._authorise(key, session, route.permission, stack)
         stack.enter_context(self._requests.one())  # without this limit, Serve would queue bodies without bound
         return route, caller
 
-    async def _authorise(
-        self, presented: str, keys: KeyReloader, permission: Permission, stack: AsyncExitStack
-    ) -> Caller:
+    async def _key(self, presented: str, keys: KeyReloader) -> Key:
         await keys.refresh()
         key = find_key(keys.keys, presented)
         if key is None:
             raise Unauthorized("the API key is unknown or has expired; use a valid one")
+        return key
+
+    async def _session(self, request: HTTPConnection, keys: KeyReloader) -> Session | None:
+        """Return the session of the request's cookie, or None if there is no cookie.
+
+        Raise Unauthorized if the session has ended, and Forbidden if a page of another site may have made the request.
+        """
+        cookie = in_cookie(request)
+        if not cookie:
+            return None
+        await keys.refresh()
+        session = await self._sessions.read(cookie, keys.keys)
+        if session is None:
+            raise Unauthorized("the session has ended; sign in again at /console")
+        check_own_page(request, session.csrf_token)
+        return session
+
+    async def _authorise(
+        self, key: Key, session: Session | None, permission: RoutePermission, stack: AsyncExitStack
+    ) -> Caller:
         caller = Caller(
             key.principal,
             self._args.requests_per_s if key.requests_per_s is None else key.requests_per_s,
             self._args.concurrency if key.concurrency is None else key.concurrency,
             key,
+            session,
         )
         try:
             key.check(permission)
@@ -222,7 +259,7 @@ def _last_message(scope: Scope, error: ServeAppError) -> Message:
 
 def principal_of(request: HTTPConnection) -> Principal:
     """Return who makes the request. Without API keys, everyone is an administrator without a name."""
-    return _caller_of(request).principal
+    return caller_of(request).principal
 
 
 def tenant_of(request: HTTPConnection) -> str:
@@ -239,11 +276,12 @@ Who = Annotated[Principal, Depends(_who)]  # a route's parameter that says who m
 
 def check_permission(request: HTTPConnection, permission: Permission) -> None:
     """Raise Forbidden if the request's API key lacks a permission that this request needs besides its route's."""
-    key = _caller_of(request).key
+    key = caller_of(request).key
     if key is not None:
         key.check(permission)
 
 
-def _caller_of(request: HTTPConnection) -> Caller:
+def caller_of(request: HTTPConnection) -> Caller:
+    """Return the API key with which the request was admitted, and its limits."""
     caller: Caller = request.state.caller
     return caller

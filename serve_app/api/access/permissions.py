@@ -18,12 +18,14 @@ from starlette._utils import get_route_path  # Starlette's routes use this funct
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Scope
 
-from serve_app.api.access.keys import Permission
+from serve_app.api.access.keys import Permission, RoutePermission
 from serve_app.api.access.protocols import Protocol
 
 
 class Router(APIRouter):
     """An APIRouter whose routes all need the same permission, or no API key if the permission is None.
+
+    Routes with the permission ``any`` need an API key, whatever its permissions are.
 
     ``Access`` reads the bodies of requests, within its own size limit. If ``reads_own_body`` is true, the routes read
     the bodies instead. If the routes belong to another server's ``protocol``, it says where else an API key may be, and
@@ -33,17 +35,17 @@ class Router(APIRouter):
     def __init__(
         self,
         *,
-        permission: Permission | None,
+        permission: RoutePermission | None,
         reads_own_body: bool = False,
         protocol: Protocol | None = None,
         **options: Any,
     ) -> None:
-        if permission not in (None, *get_args(Permission)):
+        if permission not in (None, "any", *get_args(Permission)):
             raise ValueError(
-                f"permission: {permission!r} is unknown; use one of {', '.join(get_args(Permission))}, or None"
+                f"permission: {permission!r} is unknown; use one of {', '.join(get_args(Permission))}, any, or None"
             )
         super().__init__(**options)
-        self.permission: Permission | None = permission
+        self.permission: RoutePermission | None = permission
         self.reads_own_body = reads_own_body
         self.protocol = protocol
 
@@ -59,7 +61,7 @@ class RouteAccess:
     path: str
     pattern: re.Pattern[str]
     methods: frozenset[str]  # empty for a WebSocket route
-    permission: Permission | None
+    permission: RoutePermission | None
     reads_own_body: bool
     protocol: Protocol | None
 

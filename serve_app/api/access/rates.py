@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aiolimiter import AsyncLimiter
 
 from serve_app.api.access.keys import Key
+from serve_app.api.access.sessions import Session
 from serve_app.errors import RateLimited
 from serve_app.types import Principal
 
@@ -22,6 +23,7 @@ class Caller:
     requests_per_s: float  # 0 means no limit
     concurrency: int  # 0 means no limit
     key: Key | None = None
+    session: Session | None = None  # if the key comes from a session's cookie
 
 
 class KeyUsage:

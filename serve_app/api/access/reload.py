@@ -21,11 +21,11 @@ _POLL_INTERVAL_S = 1.0
 class KeyReloader:
     """The current API keys. While the file is missing or invalid, the previous keys stay in use."""
 
-    def __init__(self, file: KeyFile, metrics: Metrics, on_change: Callable[[], None]) -> None:
-        """Start with the keys of ``file``. ``on_change`` is called after the keys have changed."""
+    def __init__(self, file: KeyFile, metrics: Metrics) -> None:
+        """Start with the keys of ``file``."""
         self._file = file
         self._metrics = metrics
-        self._on_change = on_change
+        self.on_change: Callable[[], None] = lambda: None  # called after the keys have changed
         self._thread = ThreadPoolExecutor(1, "keys")  # asyncio's own pool may be busy, and a revocation must not wait
         self._poll_at_s = 0.0
         self._problem = ""  # the last error, which is not logged a second time
@@ -43,7 +43,7 @@ class KeyReloader:
         try:
             if await asyncio.get_running_loop().run_in_executor(self._thread, self._file.refresh):
                 logger.info("access.keys_file: reloaded %d API keys", len(self.keys))
-                self._on_change()
+                self.on_change()
             self._problem = ""
         except ConfigError as exc:
             self._metrics.keys_reload_failed()

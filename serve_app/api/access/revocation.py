@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serve_app.api.access.keys import Key, Permission
+from serve_app.api.access.keys import Key, RoutePermission
 from serve_app.api.access.reload import KeyReloader
 
 _POLL_INTERVAL_S = 1.0
@@ -17,13 +17,18 @@ class Revocation:
 
     def __init__(self, keys: KeyReloader) -> None:
         self._keys = keys
-        self._watched: dict[asyncio.Timeout, tuple[Key, Permission]] = {}
+        self._watched: dict[asyncio.Timeout, tuple[Key, RoutePermission]] = {}
         self._watching: asyncio.Task[None] | None = None
 
     @contextmanager
-    def timeout(self, key: Key, permission: Permission) -> Iterator[asyncio.Timeout]:
-        """Yield a timeout that expires as soon as the key loses the permission, its name or the permission admin."""
-        until_revoked = asyncio.timeout(None)
+    def timeout(
+        self, key: Key, permission: RoutePermission, within_s: float | None = None
+    ) -> Iterator[asyncio.Timeout]:
+        """Yield a timeout that expires as soon as the key loses the permission, its name or the permission admin.
+
+        It also expires after ``within_s`` seconds, when the session ends.
+        """
+        until_revoked = asyncio.timeout(within_s)
         self._watched[until_revoked] = key, permission
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())

@@ -37,8 +37,6 @@ async def test_the_page_loads_only_our_own_files(client: httpx.AsyncClient) -> N
     assert 'url: "openapi.json"' in (await client.get("/docs/start.js")).text
 
 
-@pytest.mark.parametrize(
-    "path", ["/redoc", "/docs//x", "/docs/oauth2-redirect", "/docs/redoc.standalone.js", "/docs/.."]
-)
+@pytest.mark.parametrize("path", ["/redoc", "/docs//x", "/docs/oauth2-redirect", "/docs/redoc.standalone.js"])
 async def test_no_other_page_exists(client: httpx.AsyncClient, path: str) -> None:
     assert is_error(await client.get(path), 404, "not_found")

@@ -17,6 +17,8 @@ from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access, tenant_of
 from serve_app.api.access.permissions import Router, RouteTable
 from serve_app.api.access.protocols import KeyPlace, Protocol
+from serve_app.api.access.reload import KeyReloader
+from serve_app.api.access.sessions import Sessions
 from serve_app.config import parse_args
 from serve_app.errors import ServeAppError
 from serve_app.network.address_guard import networks_in
@@ -46,8 +48,15 @@ def api_of(keys: Keys, *places: KeyPlace, allow_from: str = "", metrics: FakeMet
     api = FastAPI()
     api.include_router(routes)
     args = parse_args({"access": {"keys_file": str(keys.path)}, "cors": {"origins": "https://app.example"}})
-    table, key_file = RouteTable([routes]), KeyFile(keys.path)
-    api.add_middleware(Access, routes=table, metrics=metrics or FakeMetrics(), args=args, key_file=key_file)
+    counted = metrics or FakeMetrics()
+    api.add_middleware(
+        Access,
+        routes=RouteTable([routes]),
+        metrics=counted,
+        args=args,
+        keys=KeyReloader(KeyFile(keys.path), counted),
+        sessions=Sessions(keys.path.parent),
+    )
     return api
 
 

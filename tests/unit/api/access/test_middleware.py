@@ -66,7 +66,7 @@ async def test_health_checks_and_the_documentation_need_no_key(keyed: httpx.Asyn
     assert (await keyed.get(path)).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "//detect", "/detect%0A", "/DETECT", "/health%0A"])
+@pytest.mark.parametrize("path", ["/nothing", "/detect%0A", "/DETECT", "/health%0A"])
 async def test_a_path_that_only_resembles_a_route_gets_404(keyed: httpx.AsyncClient, keys: Keys, path: str) -> None:
     """Starlette matches ``/detect%0A`` to ``/detect``. A key without the scope ``detect`` must still be refused."""
     response = await keyed.post(path, content=b"1", headers=keys.add("dock", "streams"))
