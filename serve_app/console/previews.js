@@ -81,7 +81,7 @@ export class Previews {
     this.socket = socket;
     this.wish = "";
     socket.onopen = () => this.#update();
-    socket.onmessage = ({ data }) => data instanceof ArrayBuffer && this.#show(data);
+    socket.onmessage = ({ data }) => data instanceof ArrayBuffer && this.#show(data); // a text is an error of one stream
     socket.onclose = () => {
       if (this.socket !== socket) return;
       this.socket = null;

@@ -104,7 +104,7 @@ export function showForm(page) {
   async function snapshot() {
     clear();
     try {
-      const response = await send("/streams/snapshot", { method: "POST", json: { source: source() } });
+      const response = await send("/streams/snapshot", { method: "POST", json: { source: { ...source(), loop: undefined } } });
       URL.revokeObjectURL(address);
       address = URL.createObjectURL(await response.blob());
       picture.src = address;
