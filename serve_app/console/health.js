@@ -34,7 +34,14 @@ export function show(page) {
 function sections(overview, rates) {
   return [
     ...overview.models.map((model) => modelCard(model, rates.get(model.status.name))),
-    element("div.grid", {}, requestsCard(overview), statesCard(overview), refusalsCard(overview.refusals), driftCard(overview.drift)),
+    element(
+      "div.grid",
+      {},
+      requestsCard(overview),
+      statesCard(overview),
+      refusalsCard(overview.refusals),
+      driftCard(overview.drift),
+    ),
   ];
 }
 
@@ -54,12 +61,22 @@ function modelCard({ status, replicas, images_per_s, mean_batch_size, queue_dela
       ["queue delay", queue_delay_ms === null ? "–" : `${queue_delay_ms.toFixed(1)} ms`],
       ["images", number(images)],
     ]),
-    element("div.grid", {}, curve("Images per second", rates, CAPACITY, "/s"), ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one))),
+    element(
+      "div.grid",
+      {},
+      curve("Images per second", rates, CAPACITY, "/s"),
+      ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one)),
+    ),
   );
 }
 
 function requestsCard({ requests_per_s, stages }) {
-  return card("Requests", element("h2", {}, "Requests"), figures([["images/s", requests_per_s.toFixed(1)]]), ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one)));
+  return card(
+    "Requests",
+    element("h2", {}, "Requests"),
+    figures([["images/s", requests_per_s.toFixed(1)]]),
+    ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one)),
+  );
 }
 
 function statesCard({ replicas, streams, jobs }) {
@@ -76,20 +93,48 @@ function statesCard({ replicas, streams, jobs }) {
 function counts(title, found, shown) {
   const entries = Object.entries(found ?? {});
   const text = found === null ? "not available" : "none";
-  return element("div", {}, element("h3", {}, title), entries.length ? element("ul.row", {}, ...entries.map(([name, count]) => element("li.row", {}, shown(name), element("b", {}, number(count))))) : element("p.muted", {}, text));
+  return element(
+    "div",
+    {},
+    element("h3", {}, title),
+    entries.length
+      ? element(
+          "ul.row",
+          {},
+          ...entries.map(([name, count]) => element("li.row", {}, shown(name), element("b", {}, number(count)))),
+        )
+      : element("p.muted", {}, text),
+  );
 }
 
 function refusalsCard(refusals) {
-  const rows = refusals.map(({ code, limit, count }) => element("tr", {}, element("td", {}, code), element("td", {}, limit || "–"), element("td", {}, number(count))));
+  const rows = refusals.map(({ code, limit, count }) =>
+    element("tr", {}, element("td", {}, code), element("td", {}, limit || "–"), element("td", {}, number(count))),
+  );
   const heading = ["Code", "Limit", "Count"].map((text) => element("th", { scope: "col" }, text));
-  const table = element("div.scroll", {}, element("table", {}, element("thead", {}, element("tr", {}, ...heading)), element("tbody", {}, ...rows)));
-  return card("Refusals", element("h2", {}, "Refusals"), rows.length ? table : element("p.muted", {}, "Nothing was refused."));
+  const table = element(
+    "div.scroll",
+    {},
+    element("table", {}, element("thead", {}, element("tr", {}, ...heading)), element("tbody", {}, ...rows)),
+  );
+  return card(
+    "Refusals",
+    element("h2", {}, "Refusals"),
+    rows.length ? table : element("p.muted", {}, "Nothing was refused."),
+  );
 }
 
 function driftCard(drift) {
   if (!drift) return card("Drift", element("h2", {}, "Drift"), element("p.muted", {}, "Not available."));
-  const rows = drift.drifting.map(({ source, model, features }) => element("li", {}, element("b", {}, source), ` (${model}): ${features.join(", ")}`));
-  return card("Drift", element("h2", {}, "Drift"), counts("Sources", drift.states, badge), element("ul.stack", {}, ...rows));
+  const rows = drift.drifting.map(({ source, model, features }) =>
+    element("li", {}, element("b", {}, source), ` (${model}): ${features.join(", ")}`),
+  );
+  return card(
+    "Drift",
+    element("h2", {}, "Drift"),
+    counts("Sources", drift.states, badge),
+    element("ul.stack", {}, ...rows),
+  );
 }
 
 function card(label, ...children) {

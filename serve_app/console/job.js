@@ -16,7 +16,14 @@ export function showJob(page, id) {
   const progress = element("section.card", { "aria-label": "Progress" });
   const actions = element("div.row");
   const downloads = element("div.row");
-  const filter = choice([["succeeded", "Results"], ["failed", "Failed items"]], "succeeded", { "aria-label": "Items", change: restart });
+  const filter = choice(
+    [
+      ["succeeded", "Results"],
+      ["failed", "Failed items"],
+    ],
+    "succeeded",
+    { "aria-label": "Items", change: restart },
+  );
   const label = choice([["", "every label"]], "", { "aria-label": "Label", change: filterByLabel });
   const pictures = element("div.pictures");
   const more = button("Show more", () => load(), { hidden: true });
@@ -30,7 +37,12 @@ export function showJob(page, id) {
     element("div.row.spread", {}, element("div.row", {}, element("h1", {}, id), state), actions),
     cause,
     progress,
-    element("div.row.spread", {}, element("div.row", {}, element("div", {}, filter), element("div", {}, label)), downloads),
+    element(
+      "div.row.spread",
+      {},
+      element("div.row", {}, element("div", {}, filter), element("div", {}, label)),
+      downloads,
+    ),
     pictures,
     nothing,
     element("div.row", {}, more),
@@ -79,9 +91,18 @@ export function showJob(page, id) {
     const now = JSON.stringify(wanted);
     if (actions.dataset.now !== now) {
       actions.dataset.now = now;
-      actions.replaceChildren(...wanted.map(([text, verb]) => button(text, () => act(verb), verb === "delete" ? { class: "danger quiet" } : {})));
+      actions.replaceChildren(
+        ...wanted.map(([text, verb]) =>
+          button(text, () => act(verb), verb === "delete" ? { class: "danger quiet" } : {}),
+        ),
+      );
       const formats = isOver ? FORMATS : FORMATS.slice(0, 2);
-      downloads.replaceChildren(element("span.muted", {}, "Download"), ...formats.map((one) => element("a.button", { href: url(`${path("jobs", id, "results")}?format=${one}`), download: "" }, one)));
+      downloads.replaceChildren(
+        element("span.muted", {}, "Download"),
+        ...formats.map((one) =>
+          element("a.button", { href: url(`${path("jobs", id, "results")}?format=${one}`), download: "" }, one),
+        ),
+      );
     }
   }
 
@@ -143,7 +164,11 @@ export function showJob(page, id) {
     const figure = element(
       "figure.card",
       {},
-      element("a", { href: address, target: "_blank", rel: "noopener" }, element("img", { src: address, alt: `${item.name}${time}`, loading: "lazy" })),
+      element(
+        "a",
+        { href: address, target: "_blank", rel: "noopener" },
+        element("img", { src: address, alt: `${item.name}${time}`, loading: "lazy" }),
+      ),
       element("figcaption", {}, element("div", {}, item.name, time), element("small", {}, reasons(counts))),
     );
     figure.labels = labels;
@@ -151,6 +176,17 @@ export function showJob(page, id) {
   }
 
   function failedItem(item) {
-    return element("figure.card", {}, element("figcaption", {}, element("div", {}, item.name), badge("failed"), element("div", {}, element("b", {}, item.code), `: ${item.detail}`), element("small", {}, `item ${number(item.item)}`)));
+    return element(
+      "figure.card",
+      {},
+      element(
+        "figcaption",
+        {},
+        element("div", {}, item.name),
+        badge("failed"),
+        element("div", {}, element("b", {}, item.code), `: ${item.detail}`),
+        element("small", {}, `item ${number(item.item)}`),
+      ),
+    );
   }
 }

@@ -23,12 +23,21 @@ export function showJobForm(page) {
   };
   const files = element("input", { type: "file", multiple: "", accept: "image/*" });
   const folder = element("input", { type: "file", webkitdirectory: "" });
-  const formats = ["jsonl", "csv", "coco", "yolo"].map((name) => element("input", { type: "checkbox", value: name, checked: name === "jsonl" }));
-  const kinds = Object.entries(KINDS).map(([value, text], index) => [element("input", { type: "radio", name: "kind", value, checked: index === 0, change: refresh }), text]);
+  const formats = ["jsonl", "csv", "coco", "yolo"].map((name) =>
+    element("input", { type: "checkbox", value: name, checked: name === "jsonl" }),
+  );
+  const kinds = Object.entries(KINDS).map(([value, text], index) => [
+    element("input", { type: "radio", name: "kind", value, checked: index === 0, change: refresh }),
+    text,
+  ]);
   const fields = {
     path: field("Path", controls["source.path"], "Below the server's media folders, such as night/**/*.jpg"),
     every_s: field("One frame in so many seconds", controls["source.every_s"], "Empty for every frame."),
-    urls: field("URLs, one a line", controls["source.urls"], "The server fetches them; its setting outbound.detect_urls must be on."),
+    urls: field(
+      "URLs, one a line",
+      controls["source.urls"],
+      "The server fetches them; its setting outbound.detect_urls must be on.",
+    ),
     upload: element("div.pair", {}, field("Images", files), field("Or a folder of images", folder)),
   };
   const problem = element("p.problem", { role: "alert", hidden: true });
@@ -38,7 +47,12 @@ export function showJobForm(page) {
     element(
       "form.card.form",
       { submit: start, novalidate: "" },
-      element("fieldset", {}, element("legend.label", {}, "Source"), ...kinds.map(([control, text]) => element("label.check", {}, control, element("span", {}, text)))),
+      element(
+        "fieldset",
+        {},
+        element("legend.label", {}, "Source"),
+        ...kinds.map(([control, text]) => element("label.check", {}, control, element("span", {}, text))),
+      ),
       ...Object.values(fields),
       element(
         "div.pair",
@@ -48,7 +62,16 @@ export function showJobForm(page) {
         field("Confidence", controls["detect.confidence"], "0.4, or one for each class: person:0.6,*:0.4"),
         field("Classes", controls["detect.classes"], "Separated by commas. Empty for all."),
       ),
-      element("fieldset", {}, element("legend.label", {}, "Results"), element("div.row", {}, ...formats.map((control) => element("label.check", {}, control, element("span", {}, control.value))))),
+      element(
+        "fieldset",
+        {},
+        element("legend.label", {}, "Results"),
+        element(
+          "div.row",
+          {},
+          ...formats.map((control) => element("label.check", {}, control, element("span", {}, control.value))),
+        ),
+      ),
       problem,
       element("div.row", {}, submit, element("a.button", { href: "#/jobs" }, "Cancel")),
     ),
@@ -69,7 +92,10 @@ export function showJobForm(page) {
 
   async function readModels() {
     const found = await call("/models").catch(() => ({ models: [{ name: "default" }] }));
-    setOptions(controls["detect.model"], found.models.map(({ name }) => [name, name]));
+    setOptions(
+      controls["detect.model"],
+      found.models.map(({ name }) => [name, name]),
+    );
   }
 
   function spec() {
@@ -81,7 +107,10 @@ export function showJobForm(page) {
     const detect = {};
     if (text("detect.model")) detect.model = text("detect.model");
     if (text("detect.confidence")) detect.confidence = Number(text("detect.confidence")) || text("detect.confidence");
-    const classes = text("detect.classes").split(",").map((part) => part.trim()).filter(Boolean);
+    const classes = text("detect.classes")
+      .split(",")
+      .map((part) => part.trim())
+      .filter(Boolean);
     if (classes.length) detect.classes = classes;
     const wanted = formats.filter(({ checked }) => checked).map(({ value }) => value);
     const made = { source, detect, outputs: wanted.length ? [{ formats: wanted }] : [] };

@@ -5,7 +5,10 @@ import { number } from "./words.js";
 
 export function progressBar(job) {
   const bar = element("div.bar-of", { role: "img", "aria-label": countsOf(job) });
-  for (const [name, count] of [["done", job.succeeded], ["failed", job.failed]]) {
+  for (const [name, count] of [
+    ["done", job.succeeded],
+    ["failed", job.failed],
+  ]) {
     const part = element(`span.${name}`);
     part.style.width = `${job.items ? (100 * count) / job.items : 0}%`;
     bar.append(part);

@@ -18,9 +18,18 @@ function showList(page) {
   const body = element("tbody");
   const message = element("p.muted", { role: "status" });
   const heading = ["Job", "State", "Progress", "Rate", "Started"].map((text) => element("th", { scope: "col" }, text));
-  const table = element("div.card.scroll", { hidden: true }, element("table.jobs", {}, element("thead", {}, element("tr", {}, ...heading)), body));
+  const table = element(
+    "div.card.scroll",
+    { hidden: true },
+    element("table.jobs", {}, element("thead", {}, element("tr", {}, ...heading)), body),
+  );
   page.append(
-    element("div.row.spread", {}, element("h1", {}, "Jobs"), element("a.button.primary", { href: "#/jobs/new" }, "Start a job")),
+    element(
+      "div.row.spread",
+      {},
+      element("h1", {}, "Jobs"),
+      element("a.button.primary", { href: "#/jobs/new" }, "Start a job"),
+    ),
     message,
     table,
   );
@@ -29,7 +38,14 @@ function showList(page) {
   async function read() {
     try {
       const { jobs, next } = await call("/jobs?limit=100");
-      setText(message, jobs.length ? (next ? "The newest 100 jobs." : "") : "There are no jobs yet. A job detects objects in many images at once.");
+      setText(
+        message,
+        jobs.length
+          ? next
+            ? "The newest 100 jobs."
+            : ""
+          : "There are no jobs yet. A job detects objects in many images at once.",
+      );
       table.hidden = !jobs.length;
       const ids = new Set(jobs.map(({ job_id }) => job_id));
       for (const [id, row] of rows) {
@@ -50,7 +66,9 @@ function showList(page) {
 }
 
 function makeRow(id) {
-  const [state, rate, started, progress, source, cause] = ["span", "td", "td", "td", "small", "small"].map((tag) => element(tag));
+  const [state, rate, started, progress, source, cause] = ["span", "td", "td", "td", "small", "small"].map((tag) =>
+    element(tag),
+  );
   const shown = element(
     "tr",
     {},
@@ -66,7 +84,12 @@ function makeRow(id) {
     setBadge(state, job.state);
     setText(cause, job.detail);
     setText(source, job.source);
-    setText(rate, job.state === "running" ? `${job.images_per_s.toFixed(1)} images/s${job.eta_s === null ? "" : `, ${duration(job.eta_s)} left`}` : "");
+    setText(
+      rate,
+      job.state === "running"
+        ? `${job.images_per_s.toFixed(1)} images/s${job.eta_s === null ? "" : `, ${duration(job.eta_s)} left`}`
+        : "",
+    );
     setText(started, clock(job.created_at_s));
     progress.replaceChildren(progressBar(job), element("small", {}, countsOf(job)));
   }

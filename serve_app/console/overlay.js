@@ -4,8 +4,25 @@ import { svg } from "./elements.js";
 
 // Pairs of COCO's 17 keypoints of people, between which a limb is drawn. The order is that of the COCO dataset.
 const LIMBS = [
-  [15, 13], [13, 11], [16, 14], [14, 12], [11, 12], [5, 11], [6, 12], [5, 6], [5, 7], [6, 8], [7, 9], [8, 10],
-  [1, 2], [0, 1], [0, 2], [1, 3], [2, 4], [3, 5], [4, 6],
+  [15, 13],
+  [13, 11],
+  [16, 14],
+  [14, 12],
+  [11, 12],
+  [5, 11],
+  [6, 12],
+  [5, 6],
+  [5, 7],
+  [6, 8],
+  [7, 9],
+  [8, 10],
+  [1, 2],
+  [0, 1],
+  [0, 2],
+  [1, 3],
+  [2, 4],
+  [3, 5],
+  [4, 6],
 ];
 const VISIBLE = 0.5; // keypoints with a lower confidence are not drawn, as in the server's drawings
 const MAX_LABEL = 24; // characters on the image; the list of detections has the whole label
@@ -56,9 +73,12 @@ function drawing(one) {
   if (one.obb) shapes.push(polygon("polygon.box", corners(one.obb), colour));
   else shapes.push(svg("rect.box", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, stroke: colour }));
   const points = one.keypoints ?? [];
-  if (points.length === 17) shapes.push(...LIMBS.filter(([a, b]) => seen(points, a, b)).map(([a, b]) => limb(points[a], points[b], colour)));
+  if (points.length === 17)
+    shapes.push(...LIMBS.filter(([a, b]) => seen(points, a, b)).map(([a, b]) => limb(points[a], points[b], colour)));
   shapes.push(
-    ...points.filter(([, , confidence]) => confidence > VISIBLE).map(([cx, cy]) => svg("circle", { cx, cy, fill: colour })),
+    ...points
+      .filter(([, , confidence]) => confidence > VISIBLE)
+      .map(([cx, cy]) => svg("circle", { cx, cy, fill: colour })),
   );
   return svg(
     "g.found",

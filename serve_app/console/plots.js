@@ -5,10 +5,11 @@ import { milliseconds } from "./timing.js";
 
 const [WIDTH, HEIGHT] = [300, 100];
 
-/** Return a histogram of times. A bucket without an upper bound is the last. Buckets at the edges that are empty are left out. */
+/** Return a histogram of times. The last bucket has no upper bound. Empty buckets at the edges are left out. */
 export function histogram(title, { bounds_ms, counts }) {
   const total = counts.reduce((sum, count) => sum + count, 0);
-  if (!total) return element("figure.stack", {}, element("figcaption", {}, title), element("p.muted", {}, "No images yet."));
+  if (!total)
+    return element("figure.stack", {}, element("figcaption", {}, title), element("p.muted", {}, "No images yet."));
   const first = Math.max(counts.findIndex((count) => count > 0) - 1, 0);
   const last = Math.min(counts.length - 1, counts.findLastIndex((count) => count > 0) + 1);
   const shown = counts.slice(first, last + 1);
@@ -16,7 +17,13 @@ export function histogram(title, { bounds_ms, counts }) {
   const highest = Math.max(...shown);
   const columns = shown.map((count, index) => {
     const height = (count / highest) * (HEIGHT - 4);
-    const column = svg("rect.column", { x: index * step + 1, y: HEIGHT - height, width: Math.max(step - 2, 1), height, rx: 2 });
+    const column = svg("rect.column", {
+      x: index * step + 1,
+      y: HEIGHT - height,
+      width: Math.max(step - 2, 1),
+      height,
+      rx: 2,
+    });
     column.append(svg("title", {}, `${range(bounds_ms, first + index)}: ${count}`));
     return column;
   });
@@ -28,7 +35,16 @@ export function histogram(title, { bounds_ms, counts }) {
     {},
     element("figcaption", {}, title, element("div.muted", {}, summary)),
     plot(`${title}: ${summary}`, columns),
-    element("div.plot-labels", { "aria-hidden": "true" }, element("span", {}, first ? milliseconds(bounds_ms[first - 1]) : "0 ms"), element("span", {}, last < bounds_ms.length ? milliseconds(bounds_ms[last]) : `over ${milliseconds(bounds_ms.at(-1))}`)),
+    element(
+      "div.plot-labels",
+      { "aria-hidden": "true" },
+      element("span", {}, first ? milliseconds(bounds_ms[first - 1]) : "0 ms"),
+      element(
+        "span",
+        {},
+        last < bounds_ms.length ? milliseconds(bounds_ms[last]) : `over ${milliseconds(bounds_ms.at(-1))}`,
+      ),
+    ),
   );
 }
 
@@ -37,20 +53,41 @@ export function curve(title, values, capacity, unit) {
   const highest = Math.max(...values, 1e-9);
   const step = WIDTH / (capacity - 1);
   const drawn = values.length === 1 ? [values[0], values[0]] : values; // one point is no curve
-  const points = drawn.map((value, index) => `${WIDTH - (drawn.length - 1 - index) * step},${HEIGHT - 2 - (value / highest) * (HEIGHT - 8)}`);
+  const points = drawn.map(
+    (value, index) => `${WIDTH - (drawn.length - 1 - index) * step},${HEIGHT - 2 - (value / highest) * (HEIGHT - 8)}`,
+  );
   const newest = values.at(-1) ?? 0;
   return element(
     "figure.stack",
     {},
-    element("figcaption", {}, title, element("div.muted", {}, `now ${newest.toFixed(1)} ${unit}, highest ${Math.max(...values, 0).toFixed(1)} ${unit}`)),
+    element(
+      "figcaption",
+      {},
+      title,
+      element(
+        "div.muted",
+        {},
+        `now ${newest.toFixed(1)} ${unit}, highest ${Math.max(...values, 0).toFixed(1)} ${unit}`,
+      ),
+    ),
     plot(title, [svg("polyline.curve", { points: points.join(" ") })]),
-    element("div.plot-labels", { "aria-hidden": "true" }, element("span", {}, `${Math.round((capacity * 2) / 60)} min ago`), element("span", {}, "now")),
+    element(
+      "div.plot-labels",
+      { "aria-hidden": "true" },
+      element("span", {}, `${Math.round((capacity * 2) / 60)} min ago`),
+      element("span", {}, "now"),
+    ),
   );
 }
 
 function plot(label, shapes) {
   const axis = svg("line.axis", { x1: 0, x2: WIDTH, y1: HEIGHT, y2: HEIGHT });
-  return svg("svg.plot", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label }, ...shapes, axis);
+  return svg(
+    "svg.plot",
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
+    ...shapes,
+    axis,
+  );
 }
 
 function range(bounds_ms, index) {

@@ -81,7 +81,8 @@ export class Previews {
     this.socket = socket;
     this.wish = "";
     socket.onopen = () => this.#update();
-    socket.onmessage = ({ data }) => data instanceof ArrayBuffer && this.#show(data); // a text is an error of one stream
+    // A text is an error of one stream, such as one that has no frame yet. The wall shows its state anyway.
+    socket.onmessage = ({ data }) => data instanceof ArrayBuffer && this.#show(data);
     socket.onclose = () => {
       if (this.socket !== socket) return;
       this.socket = null;

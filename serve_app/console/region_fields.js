@@ -27,7 +27,13 @@ export function toApi(regions) {
 
 function common({ original, name, labels }) {
   const before = (original.labels ?? []).join(", ");
-  const wanted = labels === before ? original.labels ?? [] : labels.split(",").map((one) => one.trim()).filter(Boolean);
+  const wanted =
+    labels === before
+      ? (original.labels ?? [])
+      : labels
+          .split(",")
+          .map((one) => one.trim())
+          .filter(Boolean);
   return { ...original, name: name.trim(), labels: wanted };
 }
 
@@ -40,7 +46,11 @@ function threshold({ confidence, original }) {
 
 function thresholdText(value) {
   if (value === null) return "";
-  return typeof value === "object" ? Object.entries(value).map((pair) => pair.join(":")).join(",") : String(value);
+  return typeof value === "object"
+    ? Object.entries(value)
+        .map((pair) => pair.join(":"))
+        .join(",")
+    : String(value);
 }
 
 /** Return the fields of a region. */
@@ -63,7 +73,13 @@ export function regionCard(region, isChosen, { onChange, onChoose, onRemove, onR
     { "aria-label": `${region.kind} ${region.name}` },
     field(isZone ? "Zone" : "Line", input("name", "")),
     field("Labels", input("labels", "all"), "Count only these, separated by commas."),
-    isZone && field("Confidence", input("confidence", "as the stream"), "Count only above this: 0.6, or person:0.6,*:0.4"),
-    element("div.row", {}, !isZone && button("Reverse direction", onReverse), button("Remove", onRemove, { class: "danger quiet" })),
+    isZone &&
+      field("Confidence", input("confidence", "as the stream"), "Count only above this: 0.6, or person:0.6,*:0.4"),
+    element(
+      "div.row",
+      {},
+      !isZone && button("Reverse direction", onReverse),
+      button("Remove", onRemove, { class: "danger quiet" }),
+    ),
   );
 }

@@ -2,7 +2,7 @@
 
 import { svg } from "./elements.js";
 
-/** Return the drawing of a zone or a line. `size` is that of the picture in pixels, and `scale` its pixels per screen pixel. */
+/** Return the drawing of a zone or a line on a picture of `size` in pixels. `scale` is picture pixels per screen pixel. */
 export function drawRegion(region, size, scale, isChosen) {
   const points = region.points.map(([x, y]) => [x * size.width, y * size.height]);
   const shapes = region.kind === "zone" ? zoneShapes(points) : lineShapes(points, scale);
@@ -19,7 +19,11 @@ export function drawRegion(region, size, scale, isChosen) {
   );
   const [x, y] = captionPlace(region, points, scale);
   const caption = svg("text", { x, y, "font-size": 14 * scale, "text-anchor": "middle" }, region.name);
-  const count = svg("text.count", { x, y: y + 17 * scale, "font-size": 13 * scale, "text-anchor": "middle" }, region.counts ?? "");
+  const count = svg(
+    "text.count",
+    { x, y: y + 17 * scale, "font-size": 13 * scale, "text-anchor": "middle" },
+    region.counts ?? "",
+  );
   return svg(`g.region.${region.kind}${isChosen ? ".chosen" : ""}`, {}, ...shapes, caption, count, ...handles);
 }
 
@@ -48,7 +52,12 @@ function lineShapes([[x1, y1], [x2, y2]], scale) {
   const arrow = `M${x} ${y}L${tip_x} ${tip_y}M${ends[0].join(" ")}L${tip_x} ${tip_y}L${ends[1].join(" ")}`;
   const word = svg(
     "text",
-    { x: tip_x + right_x * 14 * scale, y: tip_y + right_y * 14 * scale + 4 * scale, "font-size": 13 * scale, "text-anchor": "middle" },
+    {
+      x: tip_x + right_x * 14 * scale,
+      y: tip_y + right_y * 14 * scale + 4 * scale,
+      "font-size": 13 * scale,
+      "text-anchor": "middle",
+    },
     "in",
   );
   const ends_of_line = { x1, y1, x2, y2 };

@@ -9,15 +9,28 @@ import { fromApi, regionCard, toApi } from "./region_fields.js";
 import { longest } from "./stream.js";
 
 const STEP = 0.01; // of the width or height, for an arrow key; a tenth of it with Shift
-const DEFAULT_ZONE = [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]];
-const DEFAULT_LINE = [[0.5, 0.8], [0.5, 0.2]];
+const DEFAULT_ZONE = [
+  [0.3, 0.3],
+  [0.7, 0.3],
+  [0.7, 0.7],
+  [0.3, 0.7],
+];
+const DEFAULT_LINE = [
+  [0.5, 0.8],
+  [0.5, 0.2],
+];
 
 export function showRegions(page, id) {
   let regions = [];
   let chosen = null;
   let draft = null; // { kind, points } while a new region is drawn
   let saved = "[]";
-  const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}`, width: 1280, height: 720 });
+  const canvas = element("canvas", {
+    role: "img",
+    "aria-label": `The newest frame of ${id}`,
+    width: 1280,
+    height: 720,
+  });
   const layer = svg("svg", { "aria-label": "Zones and lines", role: "group", tabindex: "-1" });
   const board = element("div.board", {}, canvas, layer);
   const hint = element("p.muted", { role: "status" });
@@ -36,7 +49,19 @@ export function showRegions(page, id) {
     element(
       "div.two",
       {},
-      element("div.card", {}, element("div.row", {}, button("Add a zone", (event) => begin("zone", event)), button("Add a line", (event) => begin("line", event)), finish), hint, board),
+      element(
+        "div.card",
+        {},
+        element(
+          "div.row",
+          {},
+          button("Add a zone", (event) => begin("zone", event)),
+          button("Add a line", (event) => begin("line", event)),
+          finish,
+        ),
+        hint,
+        board,
+      ),
       cards,
     ),
   );
@@ -93,10 +118,13 @@ export function showRegions(page, id) {
     for (const region of regions) {
       const found = region.kind === "zone" ? zones[region.name] : lines[region.name];
       if (!found) region.counts = "";
-      else if (region.kind === "zone") region.counts = `${found.inside} inside${longest(found) && `, up to ${longest(found)}`}`;
+      else if (region.kind === "zone")
+        region.counts = `${found.inside} inside${longest(found) && `, up to ${longest(found)}`}`;
       else region.counts = `${found.crossed_in} in, ${found.crossed_out} out`;
     }
-    [...layer.querySelectorAll("g.region")].forEach((group, index) => setText(group.querySelector(".count"), regions[index]?.counts ?? ""));
+    [...layer.querySelectorAll("g.region")].forEach((group, index) =>
+      setText(group.querySelector(".count"), regions[index]?.counts ?? ""),
+    );
   }
 
   function fail(error) {
@@ -130,9 +158,10 @@ export function showRegions(page, id) {
   }
 
   function sentence() {
-    if (draft?.kind === "zone") return "Click the corners of the zone. Finish with a double click or with Enter; Escape cancels.";
+    if (draft?.kind === "zone")
+      return "Click the corners of the zone. Finish with a double click or with Enter; Escape cancels.";
     if (draft?.kind === "line") return "Click where the line starts, and then where it ends. Escape cancels.";
-    return "Drag points, or move them with the arrow keys (Shift for small steps). Delete removes a point, and + adds one.";
+    return "Drag points, or move them with the arrow keys (Shift: small steps). Delete removes a point, and + adds one.";
   }
 
   function refresh() {
@@ -144,8 +173,25 @@ export function showRegions(page, id) {
   /** Choose a region and make all cards again. */
   function choose(region) {
     chosen = region;
-    const made = regions.map((one) => regionCard(one, one === chosen, { onChange: refresh, onChoose: () => mark(one), onRemove: () => removeRegion(one), onReverse: () => reverse(one) }));
-    cards.replaceChildren(...(made.length ? made : [element("p.card.muted", {}, "There are no zones or lines yet. The stream counts the objects in each zone, and those that cross each line.")]));
+    const made = regions.map((one) =>
+      regionCard(one, one === chosen, {
+        onChange: refresh,
+        onChoose: () => mark(one),
+        onRemove: () => removeRegion(one),
+        onReverse: () => reverse(one),
+      }),
+    );
+    cards.replaceChildren(
+      ...(made.length
+        ? made
+        : [
+            element(
+              "p.card.muted",
+              {},
+              "There are no zones or lines yet. The stream counts objects in each zone, and those that cross each line.",
+            ),
+          ]),
+    );
     refresh();
   }
 
@@ -190,7 +236,9 @@ export function showRegions(page, id) {
 
   function finishDraft() {
     if (draft?.kind !== "zone") return;
-    const points = draft.points.slice(0, -1).filter((point, index, all) => !index || distance_px(point, all[index - 1]) > 3);
+    const points = draft.points
+      .slice(0, -1)
+      .filter((point, index, all) => !index || distance_px(point, all[index - 1]) > 3);
     if (points.length >= 3) add("zone", points);
   }
 
@@ -272,7 +320,11 @@ export function showRegions(page, id) {
       region.points.splice(index, 1);
     } else if (["+", "Insert"].includes(event.key) && region.kind === "zone") {
       const next = region.points[(index + 1) % region.points.length];
-      region.points.splice(index + 1, 0, [0, 1].map((axis) => fraction((region.points[index][axis] + next[axis]) / 2)));
+      region.points.splice(
+        index + 1,
+        0,
+        [0, 1].map((axis) => fraction((region.points[index][axis] + next[axis]) / 2)),
+      );
     } else {
       return;
     }

@@ -15,7 +15,11 @@ export function snippets({ file, confidence, iou, classes, model, defaultModel, 
   for (const label of classes) query.append("classes", label);
   const options = [`confidence=${confidence}`, `iou=${iou}`];
   if (classes.length) options.push(`classes=[${classes.map((label) => JSON.stringify(label)).join(", ")}]`);
-  const words = ["sightline detect", shellWord(file.startsWith("-") ? `./${file}` : file), `--confidence ${confidence}`];
+  const words = [
+    "sightline detect",
+    shellWord(file.startsWith("-") ? `./${file}` : file),
+    `--confidence ${confidence}`,
+  ];
   if (classes.length) words.push(`--classes ${shellWord(commandClasses(classes, labels).join(","))}`);
   if (model !== defaultModel) {
     query.append("model", model);

@@ -30,13 +30,36 @@ export function showStream(page, id) {
 
   page.append(
     element("p", {}, element("a", { href: "#/streams" }, "All streams")),
-    element("div.row.spread", {}, element("div.row", {}, element("h1", {}, id), state, scene), element("div.row", {}, boxes, pause, element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"), button("Delete", remove, { class: "danger quiet" }))),
+    element(
+      "div.row.spread",
+      {},
+      element("div.row", {}, element("h1", {}, id), state, scene),
+      element(
+        "div.row",
+        {},
+        boxes,
+        pause,
+        element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
+        button("Delete", remove, { class: "danger quiet" }),
+      ),
+    ),
     element("div.stack", {}, source, cause),
     element(
       "div.two",
       {},
-      element("div.stack", {}, element("div.card.tile", {}, screen), element("section.card", { "aria-label": "Counters" }, element("h2", {}, "Counters"), counters)),
-      element("div.stack", {}, counted, outputs, element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), noEvents, events)),
+      element(
+        "div.stack",
+        {},
+        element("div.card.tile", {}, screen),
+        element("section.card", { "aria-label": "Counters" }, element("h2", {}, "Counters"), counters),
+      ),
+      element(
+        "div.stack",
+        {},
+        counted,
+        outputs,
+        element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), noEvents, events),
+      ),
     ),
   );
   previews.add(id, canvas);
@@ -99,7 +122,15 @@ export function showStream(page, id) {
 
   function addEvent(event) {
     noEvents.hidden = true;
-    events.prepend(element("li", {}, element("time", {}, clock(event.at_s ?? event.captured_at_s)), element("b", {}, event.type.replace("_", " ")), element("span", {}, sentence(event))));
+    events.prepend(
+      element(
+        "li",
+        {},
+        element("time", {}, clock(event.at_s ?? event.captured_at_s)),
+        element("b", {}, event.type.replace("_", " ")),
+        element("span", {}, sentence(event)),
+      ),
+    );
     while (events.children.length > MAX_EVENTS) events.lastChild.remove();
   }
 
@@ -126,12 +157,40 @@ export function showStream(page, id) {
 
 function regionCounts({ zones, lines }) {
   const rows = [
-    ...Object.entries(zones).map(([name, zone]) => [name, `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`, longest(zone) && `longest dwell ${longest(zone)}`]),
-    ...Object.entries(lines).map(([name, line]) => [name, `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`, ""]),
+    ...Object.entries(zones).map(([name, zone]) => [
+      name,
+      `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`,
+      longest(zone) && `longest dwell ${longest(zone)}`,
+    ]),
+    ...Object.entries(lines).map(([name, line]) => [
+      name,
+      `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`,
+      "",
+    ]),
   ];
   if (!rows.length) return [];
   return [
-    element("section.card", { "aria-label": "Counts" }, element("h2", {}, "Counts"), element("table", {}, element("tbody", {}, ...rows.map(([name, counts, note]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, counts, note && element("br"), note && element("small", {}, note))))))),
+    element(
+      "section.card",
+      { "aria-label": "Counts" },
+      element("h2", {}, "Counts"),
+      element(
+        "table",
+        {},
+        element(
+          "tbody",
+          {},
+          ...rows.map(([name, counts, note]) =>
+            element(
+              "tr",
+              {},
+              element("th", { scope: "row" }, name),
+              element("td", {}, counts, note && element("br"), note && element("small", {}, note)),
+            ),
+          ),
+        ),
+      ),
+    ),
   ];
 }
 
@@ -146,11 +205,34 @@ function outputCards({ sinks, recording }) {
   if (recording) {
     const text = recording.is_recording ? "A clip is being recorded." : "No clip is being recorded.";
     const clips = `${text} ${number(recording.clips)} clips since the stream's process started. Dropped frames: ${reasons(recording.dropped)}.`;
-    cards.push(element("section.card", { "aria-label": "Recordings" }, element("h2", {}, "Recordings"), element("p", {}, clips), recording.detail && element("p.problem", {}, recording.detail)));
+    cards.push(
+      element(
+        "section.card",
+        { "aria-label": "Recordings" },
+        element("h2", {}, "Recordings"),
+        element("p", {}, clips),
+        recording.detail && element("p.problem", {}, recording.detail),
+      ),
+    );
   }
   if (sinks.length) {
-    const rows = sinks.map((sink) => element("li", {}, element("b", {}, sink.type), ` ${sink.target}`, element("div.muted", {}, `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`), sink.detail && element("p.problem", {}, sink.detail)));
-    cards.push(element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)));
+    const rows = sinks.map((sink) =>
+      element(
+        "li",
+        {},
+        element("b", {}, sink.type),
+        ` ${sink.target}`,
+        element(
+          "div.muted",
+          {},
+          `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`,
+        ),
+        sink.detail && element("p.problem", {}, sink.detail),
+      ),
+    );
+    cards.push(
+      element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
+    );
   }
   return cards;
 }

@@ -11,7 +11,14 @@ export function showForm(page) {
     "source.loop": element("input", { type: "checkbox" }),
     "source.tls_verify": element("input", { type: "checkbox", checked: true }),
     max_fps: element("input", { type: "number", min: 0.01, max: 1000, step: "any", inputmode: "decimal" }),
-    policy: choice([["", "by the kind of source"], ["drop_oldest", "skip to the newest frame"], ["wait", "process every frame"]], ""),
+    policy: choice(
+      [
+        ["", "by the kind of source"],
+        ["drop_oldest", "skip to the newest frame"],
+        ["wait", "process every frame"],
+      ],
+      "",
+    ),
     "detect.model": element("select"),
     "detect.confidence": element("input", { placeholder: "0.5", autocomplete: "off" }),
     "detect.classes": element("input", { autocomplete: "off" }),
@@ -26,7 +33,11 @@ export function showForm(page) {
   const form = element(
     "form.card.form",
     { submit: start, novalidate: "" },
-    field("Source", controls["source.uri"], "rtsp://user:password@camera/1, an http or https URL, /dev/video0, or a file or folder on the server"),
+    field(
+      "Source",
+      controls["source.uri"],
+      "rtsp://user:password@camera/1, an http or https URL, /dev/video0, or a file or folder on the server",
+    ),
     element("div.row", {}, look),
     picture,
     element(
@@ -62,7 +73,10 @@ export function showForm(page) {
     } catch {
       // the key may have no permission to list them
     }
-    setOptions(controls["detect.model"], names.map((name) => [name, name]));
+    setOptions(
+      controls["detect.model"],
+      names.map((name) => [name, name]),
+    );
   }
 
   function source() {
@@ -80,8 +94,12 @@ export function showForm(page) {
     if (text("max_fps")) made.max_fps = Number(text("max_fps"));
     if (text("policy")) made.policy = text("policy");
     if (text("detect.model")) made.detect.model = text("detect.model");
-    if (text("detect.confidence")) made.detect.confidence = Number(text("detect.confidence")) || text("detect.confidence");
-    const classes = text("detect.classes").split(",").map((part) => part.trim()).filter(Boolean);
+    if (text("detect.confidence"))
+      made.detect.confidence = Number(text("detect.confidence")) || text("detect.confidence");
+    const classes = text("detect.classes")
+      .split(",")
+      .map((part) => part.trim())
+      .filter(Boolean);
     if (classes.length) made.detect.classes = classes;
     return made;
   }
@@ -104,7 +122,10 @@ export function showForm(page) {
   async function snapshot() {
     clear();
     try {
-      const response = await send("/streams/snapshot", { method: "POST", json: { source: { ...source(), loop: undefined } } });
+      const response = await send("/streams/snapshot", {
+        method: "POST",
+        json: { source: { ...source(), loop: undefined } },
+      });
       URL.revokeObjectURL(address);
       address = URL.createObjectURL(await response.blob());
       picture.src = address;

@@ -20,7 +20,12 @@ export function show(page, id, part) {
 function showWall(page) {
   const tiles = new Map(); // by stream id
   const counts = element("p.muted", { role: "status" });
-  const search = element("input", { type: "search", placeholder: "Find a stream", "aria-label": "Find a stream", input: () => refresh() });
+  const search = element("input", {
+    type: "search",
+    placeholder: "Find a stream",
+    "aria-label": "Find a stream",
+    input: () => refresh(),
+  });
   const problems = button("Only problems", onProblems, { "aria-pressed": "false" });
   const wall = element("div.wall");
   const nothing = element("div.card.empty", { hidden: true });
@@ -28,7 +33,12 @@ function showWall(page) {
   let streams = [];
 
   page.append(
-    element("div.row.spread", {}, element("h1", {}, "Streams"), element("a.button.primary", { href: "#/streams/new" }, "Add a stream")),
+    element(
+      "div.row.spread",
+      {},
+      element("h1", {}, "Streams"),
+      element("a.button.primary", { href: "#/streams/new" }, "Add a stream"),
+    ),
     element("div.row.spread", {}, counts, element("div.row", {}, element("div", {}, search), problems)),
     nothing,
     wall,
@@ -59,7 +69,10 @@ function showWall(page) {
     const matches = (one) => JSON.stringify([one.stream_id, one.source, one.tags]).toLowerCase().includes(wanted);
     const shown = streams.filter((one) => matches(one) && (!onlyProblems || isProblem(one)));
     const troubled = streams.filter(isProblem).length;
-    setText(counts, `${number(streams.length)} streams, ${troubled ? `${troubled} with a problem` : "none with a problem"}`);
+    setText(
+      counts,
+      `${number(streams.length)} streams, ${troubled ? `${troubled} with a problem` : "none with a problem"}`,
+    );
     const ids = new Set(shown.map(({ stream_id }) => stream_id));
     for (const [id, tile] of tiles) {
       if (ids.has(id)) continue;
@@ -83,7 +96,13 @@ function showWall(page) {
     nothing.hidden = shown.length > 0;
     if (!shown.length) {
       nothing.replaceChildren(
-        element("p", {}, streams.length ? "No stream matches." : "There are no streams yet. A stream is a camera, a video or a folder of images."),
+        element(
+          "p",
+          {},
+          streams.length
+            ? "No stream matches."
+            : "There are no streams yet. A stream is a camera, a video or a folder of images.",
+        ),
       );
     }
   }
@@ -110,7 +129,12 @@ function makeTile(id, reread) {
     element(
       "div.tile-text",
       {},
-      element("div.row.spread", {}, element("h2", {}, element("a", { href: address }, id)), element("div.row", {}, scene, state)),
+      element(
+        "div.row.spread",
+        {},
+        element("h2", {}, element("a", { href: address }, id)),
+        element("div.row", {}, scene, state),
+      ),
       source,
       cause,
       facts,
@@ -136,7 +160,9 @@ function makeTile(id, reread) {
     setText(fps, `${status.processed_fps.toFixed(1)} fps`);
     setText(ageFact, status.latest ? `age ${duration(status.latest.age_s)}` : "no frame yet");
     setText(drops, `${number(sum(status.dropped))} dropped`);
-    drops.title = Object.entries(status.dropped).map(([reason, count]) => `${reason}: ${count}`).join(", ");
+    drops.title = Object.entries(status.dropped)
+      .map(([reason, count]) => `${reason}: ${count}`)
+      .join(", ");
     const isRunning = status.state === "running";
     setText(waiting, isRunning ? "waiting for a frame" : status.state);
     waiting.hidden = isRunning && hasFrame;

@@ -28,13 +28,31 @@ export function show(page) {
   const summary = element("p.muted", { role: "status" });
   const findings = element("ul.findings", { "aria-label": "Detections" });
   const details = element("div.stack");
-  const file = element("input.offscreen", { type: "file", accept: "image/*", tabindex: "-1", "aria-hidden": "true", change: chosen });
-  const photo = element("input.offscreen", { type: "file", accept: "image/*", capture: "environment", tabindex: "-1", "aria-hidden": "true", change: chosen });
+  const file = element("input.offscreen", {
+    type: "file",
+    accept: "image/*",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    change: chosen,
+  });
+  const photo = element("input.offscreen", {
+    type: "file",
+    accept: "image/*",
+    capture: "environment",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    change: chosen,
+  });
   const confidence = slider(0.5, 0.01);
   const iou = slider(0.7, 0);
   const model = element("select", { change: onModel });
   const labels = element("fieldset.labels", { change: soon });
-  const search = element("input", { type: "search", placeholder: "Find a class", "aria-label": "Find a class", input: onSearch });
+  const search = element("input", {
+    type: "search",
+    placeholder: "Find a class",
+    "aria-label": "Find a class",
+    input: onSearch,
+  });
   const classesTitle = element("summary", {}, "Classes: all");
   const iouField = field("IoU", iou.input, "", iou.row);
 
@@ -109,8 +127,19 @@ export function show(page) {
   }
 
   function sample([name, title]) {
-    const thumbnail = element("img", { src: url(`/console/samples/${name}`), alt: "", width: 64, height: 36, loading: "lazy" });
-    return element("button.sample", { type: "button", title, click: () => use(`/console/samples/${name}`, name) }, thumbnail, element("span", {}, title));
+    const thumbnail = element("img", {
+      src: url(`/console/samples/${name}`),
+      alt: "",
+      width: 64,
+      height: 36,
+      loading: "lazy",
+    });
+    return element(
+      "button.sample",
+      { type: "button", title, click: () => use(`/console/samples/${name}`, name) },
+      thumbnail,
+      element("span", {}, title),
+    );
   }
 
   async function readModels() {
@@ -119,7 +148,10 @@ export function show(page) {
     } catch (error) {
       notifyError(error);
     }
-    setOptions(model, models.map(({ name, task }) => [name, task ? `${name} (${task})` : name]));
+    setOptions(
+      model,
+      models.map(({ name, task }) => [name, task ? `${name} (${task})` : name]),
+    );
     onModel();
   }
 
@@ -132,7 +164,9 @@ export function show(page) {
     );
     search.hidden = names.length < 12;
     iou.input.disabled = chosenModel.suppression !== undefined && chosenModel.suppression !== "by_request";
-    iouField.querySelector("small").textContent = iou.input.disabled ? "This model removes duplicates itself, so IoU has no effect." : "";
+    iouField.querySelector("small").textContent = iou.input.disabled
+      ? "This model removes duplicates itself, so IoU has no effect."
+      : "";
     soon();
   }
 
@@ -192,7 +226,11 @@ export function show(page) {
   /** The browser cannot show this format, such as HEIC, so show the server's drawing. */
   async function showDrawing(image, shown) {
     try {
-      const response = await send(`/detect?${query()}`, { method: "POST", body: shown.blob, headers: { Accept: "image/jpeg" } });
+      const response = await send(`/detect?${query()}`, {
+        method: "POST",
+        body: shown.blob,
+        headers: { Accept: "image/jpeg" },
+      });
       if (picture !== shown) return;
       URL.revokeObjectURL(shown.url);
       shown.url = URL.createObjectURL(await response.blob());
@@ -218,7 +256,12 @@ export function show(page) {
     const startedAt_ms = performance.now();
     stage.setAttribute("aria-busy", "true");
     try {
-      const result = await call(`/detect?${query()}`, { method: "POST", body: shown.blob, headers: { "Content-Type": "application/octet-stream" }, signal });
+      const result = await call(`/detect?${query()}`, {
+        method: "POST",
+        body: shown.blob,
+        headers: { "Content-Type": "application/octet-stream" },
+        signal,
+      });
       if (signal.aborted) return;
       latest = { result, roundTrip_ms: performance.now() - startedAt_ms };
       problem.hidden = true;
@@ -244,8 +287,12 @@ export function show(page) {
     stage.querySelector("svg")?.remove();
     stage.append(layer);
     placeLabels(layer);
-    findings.replaceChildren(...(result.classes ?? []).map(classRow), ...found.map((one, index) => row(one, layer.querySelectorAll("g.found")[index])));
-    if (!findings.children.length) findings.append(element("li.muted", {}, "Nothing was found. A lower confidence finds more."));
+    findings.replaceChildren(
+      ...(result.classes ?? []).map(classRow),
+      ...found.map((one, index) => row(one, layer.querySelectorAll("g.found")[index])),
+    );
+    if (!findings.children.length)
+      findings.append(element("li.muted", {}, "Nothing was found. A lower confidence finds more."));
     const settings = {
       file: picture.name,
       confidence: confidence.input.value,
@@ -265,19 +312,35 @@ export function show(page) {
 
   function row(one, group) {
     const mark = (on) => () => group.classList.toggle("marked", on);
-    return element("li", {}, finding(one, { mouseenter: mark(true), mouseleave: mark(false), focus: mark(true), blur: mark(false) }));
+    return element(
+      "li",
+      {},
+      finding(one, { mouseenter: mark(true), mouseleave: mark(false), focus: mark(true), blur: mark(false) }),
+    );
   }
 }
 
 function finding(one, events) {
   const dot = element("span.dot");
   dot.style.background = colourOf(one.class_id);
-  return element("button.finding", { type: "button", ...events }, dot, element("span.grow", {}, one.label), element("b", {}, one.confidence.toFixed(2)));
+  return element(
+    "button.finding",
+    { type: "button", ...events },
+    dot,
+    element("span.grow", {}, one.label),
+    element("b", {}, one.confidence.toFixed(2)),
+  );
 }
 
 function classRow(one) {
   const bar = element("meter", { min: 0, max: 1, value: one.confidence, "aria-label": one.label });
-  return element("li.class-row", {}, element("span.grow", {}, one.label), bar, element("b", {}, one.confidence.toFixed(2)));
+  return element(
+    "li.class-row",
+    {},
+    element("span.grow", {}, one.label),
+    bar,
+    element("b", {}, one.confidence.toFixed(2)),
+  );
 }
 
 function describe(result) {

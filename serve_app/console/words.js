@@ -4,7 +4,17 @@ import { element, setText } from "./elements.js";
 
 const KINDS = {
   good: ["running", "completed", "ready", "ok", "steady"],
-  warn: ["starting", "reconnecting", "stalled", "changing", "unknown", "frozen?", "learning", "collecting", "cancelling"],
+  warn: [
+    "starting",
+    "reconnecting",
+    "stalled",
+    "changing",
+    "unknown",
+    "frozen?",
+    "learning",
+    "collecting",
+    "cancelling",
+  ],
   bad: ["failed", "blocked", "unavailable", "covered", "blurred", "dark", "frozen", "moved", "drifting"],
 };
 
@@ -60,5 +70,9 @@ export function reasons(counts) {
 
 /** Return a list of figures: pairs of a name and a text or an element. */
 export function figures(pairs) {
-  return element("dl.figures", {}, ...pairs.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  return element(
+    "dl.figures",
+    {},
+    ...pairs.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+  );
 }

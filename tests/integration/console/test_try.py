@@ -28,7 +28,7 @@ def test_an_image_is_shown_with_its_boxes_and_the_same_call_to_copy(open_page: O
     page.get_by_label("Confidence").fill("0.1")
     expect(boxes).to_have_count(3)
     page.get_by_text("Classes: all").click()
-    page.get_by_label("green").check()
+    page.get_by_role("checkbox", name="green").check()
     expect(boxes).to_have_count(1)
     page.get_by_role("tab", name="Command").click()
     expect(page.get_by_role("tabpanel")).to_contain_text("--confidence 0.1 --classes green")
