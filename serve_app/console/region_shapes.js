@@ -2,7 +2,7 @@
 
 import { svg } from "./elements.js";
 
-/** Return the drawing of a zone or a line on a picture of `size` in pixels. `scale` is picture pixels per screen pixel. */
+/** Return the drawing of a zone or a line on a picture of `size` in pixels. `scale`: its pixels per screen pixel. */
 export function drawRegion(region, size, scale, isChosen) {
   const points = region.points.map(([x, y]) => [x * size.width, y * size.height]);
   const shapes = region.kind === "zone" ? zoneShapes(points) : lineShapes(points, scale);

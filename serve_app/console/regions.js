@@ -161,7 +161,7 @@ export function showRegions(page, id) {
     if (draft?.kind === "zone")
       return "Click the corners of the zone. Finish with a double click or with Enter; Escape cancels.";
     if (draft?.kind === "line") return "Click where the line starts, and then where it ends. Escape cancels.";
-    return "Drag points, or move them with the arrow keys (Shift: small steps). Delete removes a point, and + adds one.";
+    return "Drag points, or move them with the arrow keys (Shift: less). Delete removes a point, and + adds one.";
   }
 
   function refresh() {
@@ -188,7 +188,7 @@ export function showRegions(page, id) {
             element(
               "p.card.muted",
               {},
-              "There are no zones or lines yet. The stream counts objects in each zone, and those that cross each line.",
+              "There are no zones or lines yet. The stream counts objects in each zone and across each line.",
             ),
           ]),
     );

@@ -204,7 +204,8 @@ function outputCards({ sinks, recording }) {
   const cards = [];
   if (recording) {
     const text = recording.is_recording ? "A clip is being recorded." : "No clip is being recorded.";
-    const clips = `${text} ${number(recording.clips)} clips since the stream's process started. Dropped frames: ${reasons(recording.dropped)}.`;
+    const since = `${number(recording.clips)} clips since the stream's process started.`;
+    const clips = `${text} ${since} Dropped frames: ${reasons(recording.dropped)}.`;
     cards.push(
       element(
         "section.card",
@@ -240,11 +241,13 @@ function outputCards({ sinks, recording }) {
 function sentence(event) {
   switch (event.type) {
     case "state":
-      return `${event.previous} → ${event.state}${event.detail ? `: ${event.detail}` : ""}`;
     case "scene_health":
       return `${event.previous} → ${event.state}${event.detail ? `: ${event.detail}` : ""}`;
     case "zone":
-      return `${event.label} ${event.track_id} ${event.change} ${event.zone}${event.dwell_s ? ` after ${duration(event.dwell_s)}` : ""}`;
+      return [
+        `${event.label} ${event.track_id} ${event.change} ${event.zone}`,
+        event.dwell_s ? `after ${duration(event.dwell_s)}` : "",
+      ].join(" ");
     case "line":
       return `${event.label} ${event.track_id} crossed ${event.line}, ${event.direction}`;
     case "gap":

@@ -282,7 +282,9 @@ export function show(page) {
   function draw() {
     const { result, roundTrip_ms } = latest;
     const found = result.detections;
-    summary.textContent = `${describe(result)} ${result.image.width} × ${result.image.height} px, model ${result.model}, input ${result.input ? `${result.input.width} × ${result.input.height}` : "unknown"}.`;
+    const size = ({ width, height }) => `${width} × ${height} px`;
+    const about = `Image ${size(result.image)}, model ${result.model}, model input ${size(result.input)}`;
+    summary.textContent = `${describe(result)} ${about}.`;
     const layer = overlay(result.image, found, describe(result));
     stage.querySelector("svg")?.remove();
     stage.append(layer);
