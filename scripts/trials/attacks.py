@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from scripts.trials import bombs
+from scripts.trials.compat_attacks import compat_request
 from scripts.trials.damage import damaged, pictures
 from scripts.trials.field.pictures import doors
 from scripts.trials.wire import request
@@ -325,6 +326,12 @@ def _follower(rng: random.Random) -> Attack:
     return Attack("follower", (request("GET", path, headers),), ("GET",))
 
 
+def _compat(rng: random.Random) -> Attack:
+    """Return a request to a route of another server's protocol."""
+    whole = compat_request(rng, _PICTURES, lambda picture: damaged(rng, picture, rng.choice(_PICTURES)))
+    return Attack("another server's protocol", (whole,), methods=(whole.partition(b" ")[0].decode(),))
+
+
 _FAMILIES: dict[Callable[[random.Random], Attack], float] = {
     _api: 15,
     _picture: 35,
@@ -341,6 +348,7 @@ _FAMILIES: dict[Callable[[random.Random], Attack], float] = {
     _pipelined: 1.5,
     _socket: 2,
     _follower: 1,
+    _compat: 15,
 }
 
 

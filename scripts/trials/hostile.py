@@ -305,6 +305,8 @@ def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
     """Return the fields of an error in the application's format, or None for any other answer."""
     try:
         body = json.loads(answer.body or b"")
+        if body.get("success") is False:  # in DeepStack's form
+            return {"code": "in another form"} if body.keys() == _DEEPSTACK_FIELDS else None
         is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES
         # HAProxy refuses some requests before it gives them an id. The body and the headers of the answer then have
         # no id.
@@ -319,4 +321,6 @@ def _codes(kind: type[ServeAppError]) -> set[str]:
 
 
 _CODES = _codes(ServeAppError)
-_FIELDS = {"code", "detail", "request_id", "limit"}  # the fields of the application's errors
+# The fields of the application's errors. In other protocols, they have one field more, or a form of their own.
+_FIELDS = {"code", "detail", "request_id", "limit", "error", "message"}
+_DEEPSTACK_FIELDS = {"success", "error", "code", "requestId"}

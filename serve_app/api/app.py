@@ -116,7 +116,9 @@ class _Api(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Strip extra slashes from the path, and add ``_HEADERS`` to the response."""
         if "path" in scope:
-            scope["path"] = _TRAILING.sub("", _LEADING.sub("/", scope["path"])) or "/"
+            scope["path"] = _TRAILING.sub("", _LEADING.sub("/", scope["path"]))
+            if scope["path"] == scope.get("root_path", "").rstrip("/"):
+                scope["path"] += "/"
 
         async def send_on(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:

@@ -301,7 +301,7 @@ SESSION: Json = {
     "name": KEY_NAME,
     "permissions": ["detect", "streams"],
     "expires_at_s": 1764360000,
-    "csrf_token": "p3Fq0b8m1WkYxv2ZrJtT5uN7cA9dEgHs4oLiQfBXyK0=",
+    "csrf_token": "p3Fq0b8m1WkYxv2ZrJtT5uN7cA9dEgHs4oLiQfBXyK0",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import cv2
@@ -18,6 +19,8 @@ from serve_app.jobs.runner import Runner
 from serve_app.jobs.units import Unit, UnitResult
 from serve_app.schemas.jobs import JobSpec
 
+_NICENESS = 10
+
 
 @serves(JobRunnerStub)
 class JobRunner:
@@ -28,6 +31,9 @@ class JobRunner:
     ) -> None:
         """Prepare the runner. ``detectors`` maps each model's name to the handle of its Detector deployment."""
         log_as_serve()
+        # The engine and the replicas that answer clients use the same cores, and a job can wait. The threads that the
+        # runner starts later inherit this.
+        os.nice(_NICENESS)
         cv2.setNumThreads(1)  # the runner's own threads decode several images in parallel
         self._reporter = reporter_to(Replicas(drift_monitor), args)
         clients = {

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import ray
 from deepstack.core import DeepstackObject
-from ultralytics_platform import Platform
+from ultralytics_platform import APIError, Platform
 
 from serve_app.types import Json
-from tests.integration.conftest import BIN, LONG_TIMEOUT_S, Service
+from tests.integration.conftest import BIN, LONG_TIMEOUT_S, Service, eventually, metrics
 from tests.support import squares
 from tests.support.client_env import python_with
 from tests.support.squares import Square
+from tests.support.videos import frame_of, save_video
 
 DRAWN = [Square("red", 5, 10), Square("blue", 20, 10, 250)]
 PICTURE = squares.encode(squares.picture(DRAWN))
@@ -40,6 +43,10 @@ try:
 except Exception as exc:
     print(type(exc).__name__)
 """
+
+
+def _text(folder: Path) -> str:
+    return "".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
 
 
 def detected(service: Service) -> list[tuple[str, list[int]]]:
@@ -70,6 +77,20 @@ def test_the_platforms_sdk_finds_what_detect_finds(service: Service, tmp_path: P
     assert answer["metadata"]["classNames"] == list(squares.LABELS)
 
 
+def test_a_video_is_answered_frame_by_frame(service: Service, tmp_path: Path) -> None:
+    """The position of the square in a frame is the number of the frame."""
+    path = save_video(tmp_path / "a.avi", frames=40, fps=25)
+    with Platform(api_key="any", base_url=service.url, timeout=LONG_TIMEOUT_S) as client:
+        for stride, expected in ((1, list(range(40))), (3, list(range(2, 40, 3)))):
+            body = {"file": path.open("rb"), "conf": 0.3, "vid_stride": stride}
+            images: list[Json] = client.models.predict("me", "local", "squares", body=body)["images"]  # type: ignore[assignment]
+            boxes = [one["results"][0]["box"] for one in images]
+            assert [frame_of(box["x1"], box["y1"]) for box in boxes] == expected
+        long = save_video(tmp_path / "b.avi", frames=301, fps=25)
+        with pytest.raises(APIError, match="video_frames"):
+            client.models.predict("me", "local", "squares", body={"file": long.open("rb")})
+
+
 def test_the_command_of_the_platform_saves_labels(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PICTURE)
@@ -83,6 +104,17 @@ def test_the_command_of_the_platform_saves_labels(service: Service, tmp_path: Pa
     subprocess.run(command, check=True, timeout=LONG_TIMEOUT_S, cwd=tmp_path, env=os.environ | variables)
     (labels,) = tmp_path.rglob("labels/*.txt")
     assert len(labels.read_text().splitlines()) == len(DRAWN)
+
+
+def test_a_key_in_the_query_reaches_no_log_and_no_metric(service: Service) -> None:
+    secret = f"sl_{secrets.token_hex(16)}"
+    with service.client() as client:
+        for method, path in (("POST", "/infer/object_detection"), ("PUT", "/model/add"), ("HEAD", "/model/registry")):
+            client.request(method, path, params={"api_key": secret})
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    eventually(lambda: "-- HEAD /model/registry 200" in _text(logs), within_s=30, what="the access log")
+    assert secret not in _text(logs)
+    assert secret not in metrics()
 
 
 @pytest.mark.usefixtures("only_with_clients")

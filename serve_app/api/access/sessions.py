@@ -60,7 +60,7 @@ class Sessions:
         """
         body, _, signature = cookie.partition(".")
         try:
-            name, expires_at_s, _ = json.loads(base64.urlsafe_b64decode(body.encode("ascii")))
+            name, expires_at_s, _ = json.loads(base64.urlsafe_b64decode(body.encode("ascii") + b"=="))
         except (ValueError, TypeError, RecursionError):
             return None
         secret = await self._loaded()
@@ -102,4 +102,4 @@ def _hmac(secret: bytes, text: str) -> str:
 
 
 def _encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode()
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")  # in a cookie, a browser would get quotes around a =

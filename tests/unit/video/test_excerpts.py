@@ -47,7 +47,7 @@ def test_an_excerpt_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(read_excerpt(video, MAX_PIXELS, -1.0, 0, 1).frames) == 1
 
 
-def test_what_is_no_video_is_refused_and_a_truncated_video_ends(tmp_path: Path) -> None:
+def test_other_bytes_are_refused_and_a_truncated_video_ends(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         read_excerpt(b"not a video", MAX_PIXELS, -1.0, 0, 1)
     video = save_video(tmp_path / "a.avi", frames=20, fps=25).read_bytes()

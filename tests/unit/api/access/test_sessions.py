@@ -1,0 +1,492 @@
+"""Sessions: what the page at ``/console`` can do with its cookie, and what attackers cannot."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from serve_app.api import session as session_routes
+from serve_app.api.access.keys import KeyFile
+from serve_app.api.access.permissions import RouteTable
+from serve_app.api.access.secret import load_secret
+from serve_app.api.access.sessions import COOKIE, MAX_AGE_S, Sessions
+from serve_app.errors import Unavailable
+from serve_app.schemas.streams import StreamSpec, StreamStatus
+from serve_app.types import Principal
+from tests.support.api import STREAM, Keys, build, client_of, connect_to, is_error, served_with
+from tests.support.fakes import FakeMetrics, FakeStreams
+from tests.unit.api.access.test_permissions import HTTP, TABLE, access_to, filled, first_message
+
+pytestmark = pytest.mark.anyio
+
+HOST = "sightline.example"
+OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Origin": f"https://{HOST}"}
+PATHS = [path for path in HTTP if access_to(path, "GET").protocol is None]
+OTHER_SERVERS = [
+    path for path in HTTP if access_to(path, "GET").protocol is not None and access_to(path, "GET").permission
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("sessions") / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVE_APP_STATE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def shared_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return Keys(tmp_path_factory.mktemp("keys") / "keys.yaml")
+
+
+@pytest.fixture
+def keys(shared_keys: Keys) -> Keys:
+    """Return a keys file without keys. All tests share it, and one API with it, because an API takes long to build."""
+    shared_keys.clear()
+    return shared_keys
+
+
+@functools.cache
+def shared_api(keys: Keys) -> tuple[FastAPI, FakeMetrics]:
+    metrics = FakeMetrics()
+    return build(keys=keys, metrics=metrics, streams=EmptyStreams()), metrics
+
+
+class EmptyStreams(FakeStreams):
+    """Fake streams that forget a new stream, so that the next test can create it."""
+
+    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
+        created = await super().create(spec, who)
+        await self.delete(spec.id, who)
+        return created
+
+
+class Site:
+    """An API with keys, a key of the client ``dock``, and the browser of a user who has signed in with it."""
+
+    def __init__(self, keys: Keys, *scopes: str, **fields: Any) -> None:
+        self.keys = keys
+        self.header = keys.add("dock", *(scopes or ("detect", "streams", "jobs")), **fields)
+        self.key = self.header["Authorization"].removeprefix("Bearer ")
+        self.api, self.metrics = shared_api(keys)
+        self.cookie = self.token = ""
+
+    async def call(self, method: str, path: str, header: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+        async with client_of(self.api, HOST) as client:
+            return await client.request(method, path, headers=header or {}, **body)
+
+    async def sign_in(self, key: str = "") -> httpx.Response:
+        response = await self.call("POST", "/session", OWN_PAGE, json={"key": key or self.key})
+        if response.status_code == 200:
+            self.cookie = SimpleCookie(response.headers["set-cookie"])[COOKIE].value
+            self.token = response.json()["csrf_token"]
+        return response
+
+    def browser(self, **header: str) -> dict[str, str]:
+        """Return the headers of a request that the site's own page makes."""
+        return OWN_PAGE | {"Cookie": f"{COOKIE}={self.cookie}", "X-CSRF-Token": self.token} | header
+
+
+@pytest.fixture
+async def site(keys: Keys) -> Site:
+    site = Site(keys)
+    assert (await site.sign_in()).status_code == 200
+    return site
+
+
+async def test_a_key_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(keys: Keys) -> None:
+    site = Site(keys, "detect")
+    response = await site.sign_in()
+    assert response.json().keys() == {"name", "permissions", "expires_at_s", "csrf_token"}
+    assert (response.json()["name"], response.json()["permissions"]) == ("dock", ["detect"])
+    assert 0 < response.json()["expires_at_s"] - time.time() <= MAX_AGE_S == 8 * 3600
+    assert '"' not in response.headers["set-cookie"]  # a browser would send the quotes back
+    attributes = response.headers["set-cookie"].split("; ")[1:]
+    assert set(attributes) == {"HttpOnly", f"Max-Age={MAX_AGE_S}", "Path=/", "SameSite=strict", "Secure"}
+    assert response.headers["cache-control"] == "no-store"
+    for secret in (site.key, keys.path.read_text()):
+        assert secret not in site.cookie
+
+
+async def test_on_this_machine_the_cookie_works_without_tls(keys: Keys) -> None:
+    site = Site(keys)
+    async with client_of(site.api, "127.0.0.1:8000") as client:
+        response = await client.post("/session", json={"key": site.key})
+    assert "Secure" not in response.headers["set-cookie"]
+
+
+async def test_the_page_reads_and_changes_things_with_its_cookie(site: Site) -> None:
+    assert (await site.call("POST", "/streams", site.browser(), json=STREAM)).json()["owner"] == "dock"
+    for path in ("/streams", "/models", "/jobs"):
+        assert (await site.call("GET", path, {"Cookie": f"{COOKIE}={site.cookie}"})).status_code == 200
+    assert (await site.call("POST", "/detect", site.browser(), content=b"1")).status_code == 200
+    shown = (await site.call("GET", "/session", site.browser())).json()
+    assert (shown["name"], shown["csrf_token"]) == ("dock", site.token)
+    assert site.metrics.requests[-1] == ("dock", "admitted")
+
+
+async def test_signing_out_deletes_the_cookie(site: Site) -> None:
+    response = await site.call("DELETE", "/session", site.browser())
+    assert response.status_code == 204
+    cookie = SimpleCookie(response.headers["set-cookie"])[COOKIE]
+    assert (cookie.value, cookie["max-age"], cookie["path"]) == ("", "0", "/")
+
+
+async def test_without_api_keys_nobody_needs_to_sign_in() -> None:
+    api = build()
+    async with client_of(api) as client:
+        shown = await client.get("/session")
+        signed_in = await client.post("/session", json={"key": "anything"})
+    everything = {"permissions": ["detect", "streams", "jobs", "admin"], "expires_at_s": None, "csrf_token": None}
+    assert shown.json() == signed_in.json() == {"name": ""} | everything
+    assert "set-cookie" not in signed_in.headers
+
+
+async def test_a_bearer_key_has_no_session(site: Site) -> None:
+    shown = (await site.call("GET", "/session", site.header)).json()
+    assert (shown["name"], shown["expires_at_s"], shown["csrf_token"]) == ("dock", None, None)
+
+
+async def test_without_a_session_there_is_nobody_to_show(site: Site) -> None:
+    assert is_error(await site.call("GET", "/session"), 401, "unauthorized")
+
+
+# Signing in
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"key": ""}', b'{"key": 1}', b'{"key": "x", "name": "y"}'])
+async def test_a_sign_in_without_a_key_is_refused(site: Site, body: bytes) -> None:
+    header = OWN_PAGE | {"Content-Type": "application/json"}
+    assert is_error(await site.call("POST", "/session", header, content=body), 422, "invalid_parameter")
+
+
+async def test_a_refused_sign_in_quotes_nothing_and_sets_no_cookie(
+    keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(keys)
+    site.api = build(keys=keys)
+    responses = [await site.sign_in("sl_wrong_secret")]
+    responses.append(await site.call("POST", "/session", OWN_PAGE, json={"key": {"sl_wrong_secret": 1}}))
+    responses.append(await site.call("POST", "/session", OWN_PAGE, json={"key": "sl_wrong_secret" * 99}))
+    assert [response.status_code for response in responses] == [401, 422, 422]
+    for response in responses:
+        assert "wrong_secret" not in response.text
+        assert "set-cookie" not in response.headers
+    assert "wrong_secret" not in caplog.text
+
+
+async def test_a_long_body_is_refused(site: Site) -> None:
+    assert is_error(await site.call("POST", "/session", OWN_PAGE, content=b" " * 4097), 413, "too_large", "json_body")
+
+
+async def test_failed_sign_ins_are_limited_but_lock_nobody_out(keys: Keys) -> None:
+    site = Site(keys)
+    site.api = build(keys=keys)
+    failed = [await site.sign_in("wrong") for _ in range(session_routes.MAX_FAILED_PER_S + 5)]
+    assert is_error(failed[0], 401, "unauthorized")
+    assert any(is_error(response, 429, "rate_limited", "failed_sign_ins") for response in failed)
+    assert (await site.sign_in()).status_code == 200
+
+
+async def test_an_expired_key_cannot_sign_in(keys: Keys) -> None:
+    site = Site(keys, expires="2020-01-01")
+    site.api = build(keys=keys)
+    assert is_error(await site.sign_in(), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"https://{HOST}.evil.example"},
+        {"Origin": f"https://{HOST}:8443"},
+    ],
+)
+async def test_another_site_cannot_sign_a_user_in(site: Site, header: dict[str, str]) -> None:
+    response = await site.call("POST", "/session", header, json={"key": site.key})
+    assert is_error(response, 403, "forbidden")
+    assert "set-cookie" not in response.headers
+
+
+async def test_a_sign_in_never_keeps_a_cookie_that_the_browser_had_before(site: Site) -> None:
+    """Otherwise an attacker who plants a cookie would know the session of the user who signs in next."""
+    before, token = site.cookie, site.token
+    response = await site.call("POST", "/session", site.browser(), json={"key": site.key})
+    assert SimpleCookie(response.headers["set-cookie"])[COOKIE].value != before
+    assert response.json()["csrf_token"] != token
+
+
+# Forged and stale cookies
+
+
+def rewritten(cookie: str, **changes: Any) -> str:
+    """Return a cookie with another content and the old signature."""
+    body, _, signature = cookie.partition(".")
+    name, expires_at_s, nonce = json.loads(base64.urlsafe_b64decode(body + "=="))
+    fields = {"name": name, "expires_at_s": expires_at_s, "nonce": nonce} | changes
+    return f"{base64.urlsafe_b64encode(json.dumps(list(fields.values())).encode()).decode().rstrip('=')}.{signature}"
+
+
+async def test_a_cookie_whose_content_was_changed_is_refused(site: Site) -> None:
+    site.keys.add("admin", "admin")
+    body, _, signature = site.cookie.partition(".")
+    forged = [
+        rewritten(site.cookie, name="admin"),
+        rewritten(site.cookie, expires_at_s=2**40),
+        rewritten(site.cookie, nonce="other"),
+        site.cookie[:-1],
+        body,
+        f"{body}.",
+        f".{signature}",
+        f"{body}.{signature}=",
+        f"{body}.{'A' * len(signature)}",
+        f"{body}.{body}.{signature}",
+        f"{signature}.{body}",
+        f" {site.cookie} x",
+        ".",
+        "\\xe9.\\xe9",
+        "\x00.\x00",
+        base64.urlsafe_b64encode(b"[" * 500).decode() + ".x",
+    ]
+    assert rewritten(site.cookie).partition(".")[2] == signature
+    for cookie in forged:
+        header = {"Cookie": f"{COOKIE}={cookie}"}
+        assert is_error(await site.call("GET", "/session", header), 401, "unauthorized"), cookie
+
+
+async def test_a_cookie_of_another_server_is_refused(site: Site, tmp_path: Path) -> None:
+    (key,) = KeyFile(site.keys.path).keys
+    _, cookie = await Sessions(tmp_path / "other").open(key)
+    response = await site.call("GET", "/session", {"Cookie": f"{COOKIE}={cookie}"})
+    assert is_error(response, 401, "unauthorized")
+
+
+async def test_two_cookies_of_the_same_name_are_not_used(site: Site) -> None:
+    """A page of another host of the domain may have set one of them, to make the user work in its own session."""
+    both = {"Cookie": f"{COOKIE}={site.cookie}; {COOKIE}={site.cookie}"}
+    assert is_error(await site.call("GET", "/session", both), 401, "unauthorized")
+
+
+async def test_a_session_ends_after_eight_hours(keys: Keys, tmp_path: Path) -> None:
+    keys.add("dock", "detect")
+    entries, now_s = KeyFile(keys.path).keys, [1000.0]
+    sessions = Sessions(tmp_path, lambda: now_s[0])
+    _, cookie = await sessions.open(entries[0])
+    now_s[0] += MAX_AGE_S - 1
+    assert await sessions.read(cookie, entries) is not None
+    now_s[0] += 1
+    assert await sessions.read(cookie, entries) is None
+
+
+@pytest.mark.parametrize("change", ["removed", "expired", "renamed", "replaced"])
+async def test_a_session_ends_with_its_key(site: Site, change: str) -> None:
+    (entry,) = site.keys._entries
+    if change == "removed":
+        site.keys.clear()
+    elif change == "replaced":  # by another key of the same name
+        site.keys._entries.clear()
+        site.keys.add("dock", "admin")
+    else:
+        entry |= {"expires": "2020-01-01"} if change == "expired" else {"name": "yard"}
+        site.keys.save()
+    for method, path in (("GET", "/streams"), ("POST", "/streams"), ("GET", "/session"), ("DELETE", "/session")):
+        assert is_error(await site.call(method, path, site.browser()), 401, "unauthorized")
+
+
+async def test_a_session_loses_a_permission_with_its_key(site: Site) -> None:
+    site.keys._entries[0]["scopes"] = ["detect"]
+    site.keys.save()
+    assert is_error(await site.call("GET", "/streams", site.browser()), 403, "forbidden")
+    assert (await site.call("GET", "/session", site.browser())).json()["permissions"] == ["detect"]
+
+
+async def test_a_session_has_the_limits_of_its_key(keys: Keys) -> None:
+    site = Site(keys, requests_per_s=1)
+    await site.sign_in()
+    codes = [(await site.call("GET", "/streams", site.browser())).status_code for _ in range(4)]
+    assert 429 in codes
+
+
+def test_a_socket_with_a_cookie_is_closed_when_its_key_is_revoked(keys: Keys) -> None:
+    with served_with(keys) as served:
+        key = served.http.headers.pop("Authorization").removeprefix("Bearer ")
+        cookie = served.http.post("/session", json={"key": key}).cookies[COOKIE]
+        header = {"Cookie": f"{COOKIE}={cookie}"}
+        with connect_to(served, additional_headers=header, origin=served.url) as socket:
+            served.happen()
+            assert "state" in socket.recv(timeout=60)
+            keys.clear()
+            with pytest.raises(Exception, match="4401"):
+                socket.recv(timeout=60)
+
+
+# Pages of other sites
+
+
+CHANGES = [
+    (method, path)
+    for path in PATHS
+    for method in ("POST", "PUT", "PATCH", "DELETE")
+    if method in access_to(path, method).methods and access_to(path, method).permission
+]
+FOREIGN = [
+    {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+    {"Sec-Fetch-Site": "same-site", "Origin": f"https://other.{HOST}"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": f"https://{HOST}"},
+    {"Sec-Fetch-Site": "none"},
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {},
+]
+
+
+def test_the_routes_that_change_something_are_all_there() -> None:
+    assert {("POST", "/detect"), ("POST", "/streams/snapshot"), ("DELETE", "/session")} <= set(CHANGES)
+    assert len(CHANGES) > 20
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES, ids=" ".join)
+async def test_a_page_of_another_site_cannot_change_anything(site: Site, method: str, path: str) -> None:
+    site.keys._entries[0]["scopes"] = ["admin"]
+    site.keys.save()
+    for foreign in FOREIGN:
+        header = foreign | {"Cookie": f"{COOKIE}={site.cookie}", "X-CSRF-Token": site.token}
+        assert is_error(await site.call(method, filled(path), header), 403, "forbidden"), foreign
+    for token in ("", "x", site.token[:-1], site.cookie):
+        header = site.browser() | {"X-CSRF-Token": token}
+        assert is_error(await site.call(method, filled(path), header), 403, "forbidden"), token
+    own = await site.call(method, filled(path), site.browser())
+    assert own.status_code not in {401, 403}
+    without_fetch_metadata = {name: value for name, value in site.browser().items() if name != "Sec-Fetch-Site"}
+    assert (await site.call(method, filled(path), without_fetch_metadata)).status_code == own.status_code
+
+
+async def test_the_token_of_another_session_is_refused(site: Site) -> None:
+    token = site.token
+    await site.sign_in()
+    header = site.browser() | {"X-CSRF-Token": token}
+    assert is_error(await site.call("POST", "/streams", header, json=STREAM), 403, "forbidden")
+
+
+@pytest.mark.parametrize("fetch_site", ["cross-site", "same-site"])
+async def test_a_page_of_another_site_cannot_show_images_of_this_one(site: Site, fetch_site: str) -> None:
+    header = {"Cookie": f"{COOKIE}={site.cookie}", "Sec-Fetch-Site": fetch_site}
+    assert is_error(await site.call("GET", "/streams", header), 403, "forbidden")
+
+
+@pytest.mark.parametrize("path", sorted({route.path for route in TABLE.routes if not route.methods}))
+@pytest.mark.parametrize(
+    "origin", ["", "null", "https://evil.example", f"https://{HOST}.evil.example", f"https://{HOST}:81", "//[", HOST]
+)
+async def test_a_page_of_another_site_cannot_open_a_websocket(site: Site, path: str, origin: str) -> None:
+    header = {"Host": HOST, "Cookie": f"{COOKIE}={site.cookie}"} | ({"Origin": origin} if origin else {})
+    refused = await first_message(site.api, filled(path), header)
+    assert (refused["type"], refused["status"]) == ("websocket.http.response.start", 403)
+    accepted = await first_message(site.api, filled(path), header | {"Origin": f"https://{HOST}"})
+    assert accepted["type"] == "websocket.accept"
+
+
+@pytest.mark.parametrize("path", OTHER_SERVERS)
+async def test_routes_of_other_servers_do_not_accept_cookies(site: Site, path: str) -> None:
+    for method in access_to(path, "GET").methods:
+        response = await site.call(method, filled(path), site.browser())
+        assert response.status_code in {400, 401}, method
+        assert site.metrics.refusals[-1] == "unauthorized"
+
+
+async def test_a_wrong_authorization_header_is_not_replaced_by_the_cookie(site: Site) -> None:
+    for value in ("Bearer sl_wrong", "Bearer", "Basic x", "nothing"):
+        response = await site.call("GET", "/streams", site.browser(Authorization=value))
+        assert is_error(response, 401, "unauthorized"), value
+
+
+async def test_pages_of_allowed_origins_cannot_use_cookies(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_CORS_ORIGINS", "https://app.example")
+    site = Site(keys)
+    site.api = build(keys=keys)
+    await site.sign_in()
+    header = site.browser() | {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    response = await site.call("GET", "/session", header)
+    assert response.status_code == 403
+    assert "access-control-allow-credentials" not in response.headers
+
+
+# The secret
+
+
+def test_the_secret_is_made_once_and_only_the_service_can_read_it(tmp_path: Path) -> None:
+    first = load_secret(tmp_path / "state")
+    assert load_secret(tmp_path / "state") == first
+    assert len(first) == 32
+    (file,) = (tmp_path / "state").iterdir()  # no temporary file is left
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_all_replicas_read_the_cookies_of_each_other(site: Site) -> None:
+    site.api = build(keys=site.keys)
+    assert (await site.call("GET", "/session", site.browser())).json()["name"] == "dock"
+
+
+def test_of_two_replicas_that_make_the_secret_at_once_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, link = tmp_path / "state", os.link
+
+    def late(source: Path, target: Path) -> None:
+        target.write_bytes(b"x" * 32)
+        target.chmod(0o600)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    assert load_secret(state) == b"x" * 32
+    assert len(list(state.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "readable", "link", "folder"])
+async def test_a_secret_that_others_may_know_is_refused(
+    keys: Keys, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dir = tmp_path / "state"
+    load_secret(state_dir)
+    file = state_dir / "session-secret"
+    if damage in {"short", "long"}:
+        file.write_bytes(b"x" * (31 if damage == "short" else 33))
+    elif damage == "readable":
+        file.chmod(0o604)
+    else:
+        moved = file.rename(state_dir / "moved")
+        if damage == "link":
+            file.symlink_to(moved)
+        else:
+            file.mkdir()
+    with pytest.raises(Unavailable, match=re.escape("streams.state_dir: its file session-secret")):
+        load_secret(state_dir)
+    site = Site(keys)
+    monkeypatch.setenv("SERVE_APP_STATE_DIR", str(state_dir))
+    site.api = build(keys=keys)
+    response = await site.sign_in()
+    assert is_error(response, 503, "unavailable")
+    assert str(state_dir) not in response.text
+
+
+def test_the_table_has_the_routes_of_sessions() -> None:
+    table: RouteTable = TABLE
+    found = {
+        (method, route.permission) for route in table.routes if route.path == "/session" for method in route.methods
+    }
+    assert found == {("POST", None), ("GET", "any"), ("HEAD", "any"), ("DELETE", "any")}
