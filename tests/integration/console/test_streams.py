@@ -66,7 +66,7 @@ def test_a_camera_that_stops_and_returns_changes_its_state_on_the_wall(
     open_page: Open, service: Service, pictures: Path
 ) -> None:
     with rtsp_camera(pictures) as port:
-        start_stream(service.url, f"rtsp://127.0.0.1:{port}/camera", stream_id="gate")
+        start_stream(service.url, f"rtsp://127.0.0.1:{port}/cam", stream_id="gate")
         page = open_page("#/streams")
         tile = page.get_by_role("article", name="Stream gate")
         expect(tile).to_contain_text("running")
@@ -111,6 +111,7 @@ def is_drawn(page: Page) -> bool:
         page.evaluate(
             """() => {
               const canvas = document.querySelector("canvas");
+              if (!canvas) return false;
               const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
               return data.some((value, index) => index % 4 !== 3 && value > 100);
             }"""
