@@ -71,7 +71,7 @@ function showWall(page) {
     const troubled = streams.filter(isProblem).length;
     setText(
       counts,
-      `${number(streams.length)} streams, ${troubled ? `${troubled} with a problem` : "none with a problem"}`,
+      `${number(streams.length)} ${streams.length === 1 ? "stream" : "streams"}, ${troubled ? `${troubled} with a problem` : "none with a problem"}`,
     );
     const ids = new Set(shown.map(({ stream_id }) => stream_id));
     for (const [id, tile] of tiles) {

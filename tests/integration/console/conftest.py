@@ -78,6 +78,7 @@ def check(page: Page, name: str) -> None:
     for kind, (width_px, height_px) in _SIZES_PX.items():
         page.emulate_media(color_scheme="dark" if kind == "dark" else "light")
         page.set_viewport_size({"width": width_px, "height": height_px})
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=_SCREENSHOTS / f"{name}-{kind}.png", full_page=True)
         if kind == "phone":
             assert page.evaluate("document.documentElement.scrollWidth") <= width_px
