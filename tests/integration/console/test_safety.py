@@ -42,7 +42,8 @@ def locked(service: Service, keys_file: Path) -> Iterator[str]:
     names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
     behind = (serve.get_deployment_handle(name, APPLICATION) for name in names)
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
-    serve.run(serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args), "locked", PREFIX)
+    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
+    serve.run(ingress, name="locked", route_prefix=PREFIX)
     url = service.url + PREFIX
     eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")
     yield url
@@ -102,14 +103,25 @@ def test_markup_in_names_and_texts_is_shown_as_text(
     open_page: Open, service: Service, tmp_path: Path, stream_folders: dict[str, str]
 ) -> None:
     hostile = tmp_path / f"{MARKUP}.avi"
-    start_stream(service.url, save_video(hostile, frames=30, fps=15), loop=True, stream_id="belt", tags={MARKUP: MARKUP})
+    start_stream(
+        service.url, save_video(hostile, frames=30, fps=15), loop=True, stream_id="belt", tags={MARKUP: MARKUP}
+    )
     with service.client() as client:
         picture = squares.encode(squares.picture([Square("red", 5, 10)]))
         files = [("file", (f"{MARKUP}.png", picture)), ("file", (f"{MARKUP}.jpg", picture[:99]))]
         client.post("/jobs", files=[("job", (None, json.dumps({"id": "night"}))), *files])
     page = open_page("#/try")
     page.route("**/*", add_markup)
-    for place in ("try", "streams", "streams/belt", "streams/belt/regions", "jobs", "jobs/night", "health", "streams/new"):
+    for place in (
+        "try",
+        "streams",
+        "streams/belt",
+        "streams/belt/regions",
+        "jobs",
+        "jobs/night",
+        "health",
+        "streams/new",
+    ):
         page.goto(f"{service.url}/console#/{place}")
         page.reload()
         expect(page.locator("h1")).to_be_visible()

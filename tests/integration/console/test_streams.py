@@ -88,7 +88,7 @@ def test_a_zone_that_is_drawn_by_mouse_counts_and_a_line_is_added_by_keyboard(
     for x, y in corners:
         page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
     page.keyboard.press("Enter")
-    page.get_by_label("Zone").fill("all")
+    page.get_by_role("textbox", name="Zone").fill("all")
     page.get_by_role("button", name="Add a line").press("Enter")
     page.keyboard.press("ArrowRight")
     page.get_by_role("button", name="Save").click()
