@@ -16,7 +16,7 @@ _ANY_HOST = {"", "0.0.0.0", "::"}
 
 
 def addresses(config: Json, dashboard: str | None) -> str:
-    """Return the addresses of the applications, their consoles and documentation, and Ray's dashboard, and how to stop."""
+    """Return the addresses of the applications, with their consoles and documentation, and of Ray's dashboard."""
     http = config.get("http_options") or {}
     host, port = http.get("host", "0.0.0.0"), http.get("port", 8000)
     host = "127.0.0.1" if host in _ANY_HOST else f"[{host}]" if ":" in host else host

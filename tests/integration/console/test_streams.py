@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("streams")
 
 
 @pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Save a video in which a square moves from the left to the right in the upper half, again and again."""
-    yield save_video(tmp_path_factory.mktemp("belt") / "belt.avi", frames=90, fps=15)
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a video in which a square moves from the left to the right in the upper half, three times."""
+    return save_video(tmp_path_factory.mktemp("belt") / "belt.avi", frames=90, fps=15)
 
 
 def test_a_stream_is_added_watched_paused_and_deleted(open_page: Open, service: Service, video: Path) -> None:

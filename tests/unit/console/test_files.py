@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -24,19 +25,20 @@ def test_the_files_are_small() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_no_file_can_turn_data_into_markup(path: object) -> None:
-    text = (CONSOLE / str(path)).read_text()
+def test_no_file_can_turn_data_into_markup(path: Path) -> None:
+    text = path.read_text()
     assert not [line for line in text.splitlines() if FORBIDDEN.search(line)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_no_file_is_long(path: object) -> None:
-    lines = (CONSOLE / str(path)).read_text().splitlines()
+def test_no_file_is_long(path: Path) -> None:
+    lines = path.read_text().splitlines()
     assert len(lines) <= 400
 
 
 def test_the_page_reaches_every_file_and_no_other() -> None:
-    reached, new = set(), {"index.html"}
+    reached: set[str] = set()
+    new = {"index.html"}
     while new:
         reached |= new
         new = {name for one in new for name in _LINK.findall((CONSOLE / one).read_text())} - reached
