@@ -65,9 +65,7 @@ def main() -> None:
         "--kind", metavar="TEXT", default="", help="field, jobs: run only the cases or parts whose kind contains TEXT"
     )
     parser.add_argument("--size", type=int, default=320, help="frigate: model.image_size_px (default: %(default)s)")
-    parser.add_argument(
-        "--items", type=int, default=20_000, help="jobs, frigate: the number of images (default: %(default)s)"
-    )
+    parser.add_argument("--items", type=int, default=20_000, help="jobs: the number of images (default: %(default)s)")
     parser.add_argument(
         "--model", type=Path, default=Path("codes"), help="jobs, frigate: the model (default: the embedded one)"
     )

@@ -73,7 +73,7 @@ def frigate(cluster: Cluster, folder: Path, pictures: list[bytes], count: int, t
         job = client.jobs.status(_JOB)
         answers.job_beside_per_s = (job.succeeded - middle) / (time.monotonic() - clients_at_s)
         if job.state in AT_REST:
-            answers.problems.append("the job ended before the requests did; use more --items")
+            answers.problems.append("the job ended before the requests did")
         client.jobs.delete(_JOB)
     return answers
 

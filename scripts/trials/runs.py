@@ -61,6 +61,7 @@ _MOVE_BAR_S = 5.0
 _NODE_BAR_S = 30.0  # Ray needs 15 s of this time to declare a node dead
 _FRIGATE_BAR_S = 0.09
 _FRIGATE_LATE_BAR = 0.005
+_JOB_IMAGES = 60  # for each request; four requests are sent per second
 _HARMLESS_S = 3600  # of each source: one of its days
 
 
@@ -280,7 +281,7 @@ def run_frigate(count: int, options: Namespace) -> list[str]:
     squares = [square(photograph) for photograph in photographs]
     model = {"weights": str(options.model), "image_size_px": options.size}
     with serving(local_config({"model": model})) as cluster, progress("requests", count) as tell:
-        folder = link_pictures(photographs, FOLDER / "photographs", options.items)
+        folder = link_pictures(photographs, FOLDER / "photographs", count * _JOB_IMAGES)
         answers = frigate(cluster, folder, squares, count, tell)
     p50_s, p95_s, p99_s = np.percentile(answers.took_s, [50, 95, 99])
     console.print(

@@ -131,12 +131,19 @@ class Streams(Protocol):
         """
 
     async def snapshot(
-        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+        self,
+        stream_id: str,
+        who: Principal,
+        after: int | None,
+        within_s: float,
+        *,
+        boxes: bool,
+        max_side_px: int | None = None,
     ) -> Snapshot | None:
         """Return the newest processed frame if its id is above ``after``.
 
         Otherwise, wait up to ``within_s`` seconds for such a frame. Return None if no such frame is processed
-        in that time.
+        in that time. If a side of the frame is longer than ``max_side_px``, the frame is scaled down.
         """
 
 

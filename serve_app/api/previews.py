@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import struct
 import time
 from contextlib import suppress
@@ -19,13 +20,16 @@ from serve_app.api.access.middleware import principal_of
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Streams
 from serve_app.api.events import KEEP_ALIVE_INTERVAL_S, Followers
-from serve_app.errors import InvalidParameter, Overloaded, ServeAppError
+from serve_app.errors import InvalidParameter, Overloaded, ServeAppError, Unavailable
 from serve_app.schemas.previews import Watch
 from serve_app.types import Principal, Snapshot
+
+logger = logging.getLogger(__name__)
 
 MAX_PREVIEWS = 256  # per Ingress replica; each has one call of the StreamSupervisor in flight
 _MAX_MESSAGE_CHARS = 16_384
 _RETRY_PAUSE_S = 2.0
+_MAX_SIDE_PX = 640  # larger frames are scaled down, because a page shows many of them
 _LENGTH = struct.Struct(">I")
 _REFUSED = 4000  # application-defined WebSocket close codes begin at 4000
 
@@ -112,9 +116,17 @@ class _Preview:
             started_at_s = time.monotonic()
             try:
                 # Every call checks again whether the client may see the stream.
-                newer = await self._streams.snapshot(stream_id, who, frame_id, KEEP_ALIVE_INTERVAL_S, boxes=boxes)
+                newer = await self._streams.snapshot(
+                    stream_id, who, frame_id, KEEP_ALIVE_INTERVAL_S, boxes=boxes, max_side_px=_MAX_SIDE_PX
+                )
             except ServeAppError as exc:
                 self._offer(exc)
+                frame_id = None
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                continue
+            except Exception:  # a bug in the stream's process must not leave the watchers without a word
+                logger.exception("the preview of stream %s failed; retrying in %g s", stream_id, _RETRY_PAUSE_S)
+                self._offer(Unavailable("the preview failed; the server's log has the reason"))
                 frame_id = None
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
@@ -191,7 +203,7 @@ class _Watcher:
                     await self._arrived.wait()
 
     def close(self) -> None:
-        """Stop watching."""
+        """End the previews that only this connection watches."""
         for shown in self._watched:
             self._previews.leave(shown, self)
         self._watched = set()

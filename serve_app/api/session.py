@@ -22,7 +22,7 @@ from serve_app.overload.limits import ConcurrencyLimit
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.schemas.session import SessionStatus, SignIn
 
-MAX_SIGN_INS = 16  # in flight per Ingress replica; their bodies are read before their keys are known
+MAX_SIGN_INS = 64  # in flight per Ingress replica; their bodies are read before their keys are known
 MAX_FAILED_PER_S = 10  # per Ingress replica
 _MAX_BODY_BYTES = 4096
 _TIMEOUT_S = 10.0

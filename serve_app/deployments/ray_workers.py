@@ -49,8 +49,10 @@ class RayWorker:
     async def events(self, after: int | None, within_s: float) -> EventPage:
         return await self._call(WorkerStub.events, after, within_s)
 
-    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
-        return await self._call(WorkerStub.snapshot, after, within_s, boxes)
+    async def snapshot(
+        self, after: int | None, within_s: float, boxes: bool, max_side_px: int | None = None
+    ) -> Snapshot | None:
+        return await self._call(WorkerStub.snapshot, after, within_s, boxes, max_side_px)
 
     async def set_regions(self, regions: Regions) -> None:
         await self._call(WorkerStub.set_regions, regions)

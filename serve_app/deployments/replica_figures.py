@@ -82,7 +82,10 @@ class ReplicaFigures:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 if deployment not in self._handles:
-                    self._handles[deployment] = serve.get_deployment_handle(deployment, app_name=self._application)
+                    # Without the check whether the deployment exists, because that call would block the event loop.
+                    self._handles[deployment] = serve.get_deployment_handle(
+                        deployment, app_name=self._application, _check_exists=False
+                    )
                 response = self._handles[deployment].broadcast(method)
                 answers: list[Any] = await response.results_async(timeout_s=_TIMEOUT_S, return_exceptions=True)
                 return answers

@@ -86,9 +86,16 @@ class StreamSupervisor:
         return await self._supervision.events(stream_id, who, after, within_s)
 
     async def snapshot(
-        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+        self,
+        stream_id: str,
+        who: Principal,
+        after: int | None,
+        within_s: float,
+        *,
+        boxes: bool,
+        max_side_px: int | None = None,
     ) -> Snapshot | None:
-        return await self._supervision.snapshot(stream_id, who, after, within_s, boxes)
+        return await self._supervision.snapshot(stream_id, who, after, within_s, boxes, max_side_px)
 
     async def check_health(self) -> None:
         """If a background task has failed, raise its error, so that Serve restarts the replica."""

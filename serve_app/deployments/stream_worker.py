@@ -125,9 +125,11 @@ class StreamWorker:
         """Return a page of events: see ``EventLog.page``."""
         return await self._stream.events(after, within_s)
 
-    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, after: int | None, within_s: float, boxes: bool, max_side_px: int | None = None
+    ) -> Snapshot | None:
         """Return the newest frame: see ``Stream.snapshot``."""
-        return await self._stream.snapshot(after, within_s, boxes)
+        return await self._stream.snapshot(after, within_s, boxes, max_side_px)
 
     async def set_regions(self, regions: Regions) -> None:
         """Replace the stream's zones and lines: see ``Stream.set_regions``."""

@@ -55,8 +55,15 @@ class SupervisorProxy:
         return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.events, stream_id, who, after, within_s)
 
     async def snapshot(
-        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+        self,
+        stream_id: str,
+        who: Principal,
+        after: int | None,
+        within_s: float,
+        *,
+        boxes: bool,
+        max_side_px: int | None = None,
     ) -> Snapshot | None:
         return await self._calls.repeat(
-            _TIMEOUT_S, SupervisorStub.snapshot, stream_id, who, after, within_s, boxes=boxes
+            _TIMEOUT_S, SupervisorStub.snapshot, stream_id, who, after, within_s, boxes=boxes, max_side_px=max_side_px
         )

@@ -22,16 +22,7 @@ from serve_app.images.outlines import with_outlines
 from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.drift import DriftChange
 from serve_app.schemas.recording import ClipNotice
-from serve_app.schemas.streams import (
-    Gap,
-    Policy,
-    Regions,
-    State,
-    StateChange,
-    StreamResult,
-    StreamSpec,
-    StreamStatus,
-)
+from serve_app.schemas.streams import Gap, Policy, Regions, State, StateChange, StreamResult, StreamSpec, StreamStatus
 from serve_app.sinks import open_sink
 from serve_app.streams.bookmark import Bookmark, BookmarkFile
 from serve_app.streams.capture.capture import Capture
@@ -198,7 +189,9 @@ class Stream:
         """Wait for events and return them, as ``EventLog.page`` does."""
         return await self._events.page(after, within_s)
 
-    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, after: int | None, within_s: float, boxes: bool, max_side_px: int | None = None
+    ) -> Snapshot | None:
         """Wait for a processed frame with an id above ``after``, and return the newest one.
 
         Return None if there is none within ``within_s`` seconds.
@@ -210,7 +203,7 @@ class Stream:
         except TimeoutError:
             return None
         frame, pixels, answer, _ = self._latest
-        return await self._snapshots.take(frame, pixels, answer if boxes else None)
+        return await self._snapshots.take(frame, pixels, answer if boxes else None, max_side_px)
 
     def add_drift(self, change: DriftChange) -> None:
         """Add the event ``drift``, because the drift monitor has noticed a change."""

@@ -190,13 +190,19 @@ class Supervision:
         return EventPage([], after, 0)
 
     async def snapshot(
-        self, stream_id: str, who: Principal, after: int | None, within_s: float, boxes: bool
+        self,
+        stream_id: str,
+        who: Principal,
+        after: int | None,
+        within_s: float,
+        boxes: bool,
+        max_side_px: int | None = None,
     ) -> Snapshot | None:
         """Wait for a frame with an id above ``after``, and return it. Return None after ``within_s`` seconds."""
         stream = await self.registry.find(stream_id, who)
         if stream.worker is not None:
             try:
-                return await stream.worker.snapshot(after, within_s, boxes)
+                return await stream.worker.snapshot(after, within_s, boxes, max_side_px)
             except WorkerError:
                 pass
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))

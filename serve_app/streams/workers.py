@@ -71,7 +71,9 @@ class WorkerCalls(Protocol):
     async def events(self, after: int | None, within_s: float) -> EventPage:
         """Return events as ``EventLog.page`` does."""
 
-    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, after: int | None, within_s: float, boxes: bool, max_side_px: int | None = None
+    ) -> Snapshot | None:
         """Return a frame as ``Stream.snapshot`` does."""
 
     async def set_regions(self, regions: Regions) -> None:

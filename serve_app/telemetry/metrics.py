@@ -80,7 +80,12 @@ EXECUTIONS = Metric(
 BATCH_SIZE = Metric("histogram", "sightline_batch_size", "Images per batch", (), _COUNTS)
 QUEUE_SIZE = Metric("gauge", "sightline_queue_size", "Images waiting for the engine", ("traffic",))
 STAGE_MS = Metric(
-    "histogram", "sightline_stage_ms", "Milliseconds that an image spends in a stage", ("stage",), _MS, in_overview=True
+    "histogram",
+    "sightline_stage_ms",
+    "Milliseconds that an image spends in a stage; total is the time from the Ingress to the answer",
+    ("stage",),
+    _MS,
+    in_overview=True,
 )
 # All metrics of streams are gauges, because Ray drops a gauge 20 s after it was last recorded, but keeps other metrics.
 STREAM_STATE = Metric(

@@ -10,6 +10,7 @@ import yaml
 from ray import serve
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from scripts.trials.cluster import APPLICATION
 from serve_app.api.access.keys import make_key
@@ -73,6 +74,32 @@ def test_keys_apply_to_http_and_websocket_and_change_without_a_restart(guarded: 
         assert closed.value.response.status_code == status_code
     save(keys_file, entries[1:])
     eventually(lambda: ask(second).is_success and ask(first).status_code == 401, what="the other key")
+
+
+def test_a_browser_signs_in_and_works_with_its_cookie(guarded: str, keys_file: Path) -> None:
+    key, entry = make_key("dock", ["detect", "streams"])
+    save(keys_file, [entry])
+
+    def sign_in() -> httpx.Response | None:
+        response = httpx.post(f"{guarded}/session", json={"key": key}, timeout=LONG_TIMEOUT_S)
+        return response if response.is_success else None
+
+    response = eventually(sign_in, what="the key")
+    cookie = {"Cookie": response.headers["set-cookie"].partition(";")[0]}
+    picture = squares.encode(squares.picture([Square("red", 5, 10)]))
+    origin = guarded.removesuffix(PREFIX)
+    page = cookie | {"Origin": origin, "X-CSRF-Token": response.json()["csrf_token"]}
+    answers = [
+        httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=LONG_TIMEOUT_S).status_code
+        for header in (page, cookie, page | {"Origin": "https://evil.example"})
+    ]
+    assert answers == [200, 403, 403]
+    url = f"{guarded}/streams/previews".replace("http", "ws")
+    with connect(url, additional_headers=cookie, origin=Origin(origin), proxy=None) as socket:
+        socket.send('{"streams": ["none"]}')
+        assert "not_found" in socket.recv(timeout=LONG_TIMEOUT_S)
+    with pytest.raises(InvalidStatus):
+        connect(url, additional_headers=cookie, proxy=None)
 
 
 @pytest.mark.usefixtures("streams")

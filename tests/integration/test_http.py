@@ -58,6 +58,32 @@ def test_boxes_are_in_the_pixels_of_the_image(service: Service) -> None:
     assert body["detections"][0]["bbox"] == dict(zip(("x1", "y1", "x2", "y2"), (224, 288, 352, 416), strict=True))
 
 
+def test_the_overview_has_the_counts_of_all_replicas(service: Service) -> None:
+    with service.client() as client:
+
+        def overview() -> Json:
+            shown: Json = client.get("/overview").json()
+            return shown
+
+        before = overview()
+        for _ in range(4):
+            client.post("/detect", content=GOOD).raise_for_status()
+        shown = eventually(
+            lambda: now if (now := overview())["models"][0]["images"] >= before["models"][0]["images"] + 4 else None,
+            what="the counts",
+        )
+        model = shown["models"][0]
+        assert model["status"] == client.get("/models").json()["models"][0]
+    assert model["replicas"] == len(replicas("Detector")) == shown["replicas"]["Detector"]
+    grown = {
+        stage: sum(shown["stages"][stage]["counts"]) - sum(before["stages"][stage]["counts"])
+        for stage in shown["stages"]
+    }
+    assert grown.keys() == {"decode", "total"}
+    assert min(grown.values()) >= 4
+    assert shown["drift"] is not None
+
+
 def test_several_images_are_answered_in_order_and_independently(service: Service) -> None:
     with service.client() as client:
         parts = [("file", GOOD), ("file", GOOD[:-30]), ("file", squares.encode(squares.picture([])))]

@@ -18,16 +18,19 @@ from scripts.trials.cluster import frame_pools
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.detect import DetectResponse
 from tests.integration.conftest import eventually, install_wheel, wait_for_release
+from tests.support.paths import ROOT
 
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
+CONSOLE = {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app/console").rglob("*") if path.is_file()}
 CONFIGS = {f"serve_app/configs/{name}" for name in ("local.yaml", "gpu.yaml", "serve.env", "haproxy.py")}
 
 
 def test_wheel_and_source_distribution_contain_the_model_and_the_configs(built: Path) -> None:
     (wheel,), (source,) = built.glob("*.whl"), built.glob("*.tar.gz")
-    assert set(zipfile.ZipFile(wheel).namelist()) >= WEIGHTS | CONFIGS
+    assert set(zipfile.ZipFile(wheel).namelist()) >= WEIGHTS | CONFIGS | CONSOLE
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+    assert "serve_app/console/index.html" in CONSOLE
     assert names >= WEIGHTS | {"configs/local.yaml", "scripts/codes/training.py"}
 
 

@@ -104,7 +104,9 @@ class FakeWorker:
         await self._call("events")
         return EventPage([Event(1, "result", self.record.spec.id, "{}")], 1, 0)
 
-    async def snapshot(self, after: int | None, within_s: float, boxes: bool) -> Snapshot | None:
+    async def snapshot(
+        self, after: int | None, within_s: float, boxes: bool, max_side_px: int | None = None
+    ) -> Snapshot | None:
         await self._call("snapshot")
         return Snapshot(1, self.picture)
 

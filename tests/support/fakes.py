@@ -215,7 +215,14 @@ class FakeStreams:
         return await self.logs[stream_id].page(after, min(within_s, 0.05))
 
     async def snapshot(
-        self, stream_id: str, who: Principal, after: int | None, within_s: float, *, boxes: bool
+        self,
+        stream_id: str,
+        who: Principal,
+        after: int | None,
+        within_s: float,
+        *,
+        boxes: bool,
+        max_side_px: int | None = None,
     ) -> Snapshot | None:
         self._find(stream_id, who)
         await asyncio.sleep(0.01)

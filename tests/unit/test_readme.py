@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from serve_app import __version__, config, errors
-from serve_app.api import bodies, events, job_submission, url_fetcher
+from serve_app.api import bodies, events, job_submission, previews, session, url_fetcher
 from serve_app.api.access import credentials, middleware
 from serve_app.api.access.keys import parse_keys
 from serve_app.api.parameters import ALIASES
@@ -20,6 +20,7 @@ from serve_app.schemas import jobs as job_schemas
 from serve_app.schemas.detect import DetectResponse
 from serve_app.schemas.jobs import Format, JobState
 from serve_app.schemas.streams import EventType, State
+from serve_app.streams import source_frames
 from serve_app.telemetry import metrics as telemetry
 from serve_app.telemetry.metrics import Metric
 from tests.support.paths import ROOT
@@ -199,6 +200,10 @@ def test_the_fixed_limits_are_as_the_table_says() -> None:
         "job_files": f"{job_submission.MAX_FILES:,}",
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",
         "followers": str(events._MAX_FOLLOWERS),
+        "previews": str(previews.MAX_PREVIEWS),
+        "source_frames": str(source_frames.MAX_SOURCE_FRAMES),
+        "sign_ins": str(session.MAX_SIGN_INS),
+        "failed_sign_ins": str(session.MAX_FAILED_PER_S),
         "supervisor_calls": str(stubs.SUPERVISOR_MAX_CALLS),
         "url_fetches": str(url_fetcher._MAX_FETCHES),
         "url_fetches_per_key": str(url_fetcher._MAX_FETCHES_PER_KEY),

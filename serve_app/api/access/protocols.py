@@ -37,21 +37,21 @@ class Protocol:
     def admits(self, request: HTTPConnection) -> bool:
         """Return whether the client needs no API key.
 
-        Each proxy adds its client's address to the header ``X-Forwarded-For``, as our HAProxy does. All of these
-        addresses must be in ``allow_from``, because a client can send the header, too. The last proxies may also be on
-        this machine.
+        Our HAProxy adds its client's address to the header ``X-Forwarded-For``, and so do other proxies. All of these
+        addresses must be in ``allow_from``, because a client can send the header, too. The connection itself may come
+        from this machine if there is a header, because HAProxy then made the connection.
         """
         if not self.allow_from:
             return False
         forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
-        hops = [hop.strip() for hop in forwarded.split(",")] if forwarded else []
-        hops.append(request.client.host if request.client else "")
         try:
-            client, *proxies = [_address(hop) for hop in hops]
+            addresses = [_address(hop.strip()) for hop in forwarded.split(",") if forwarded]
+            peer = _address(request.client.host if request.client else "")
         except ValueError:
             return False
-        others = (proxy for proxy in proxies if not proxy.is_loopback)
-        return all(any(address in network for network in self.allow_from) for address in (client, *others))
+        if not (addresses and peer.is_loopback):
+            addresses.append(peer)
+        return all(any(address in network for network in self.allow_from) for address in addresses)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import httpx
 import numpy as np
 import pytest
+from websockets.sync.client import connect
 
 from tests.integration.conftest import (
     LONG_TIMEOUT_S,
@@ -15,6 +17,7 @@ from tests.integration.conftest import (
     eventually,
     start_stream,
     stream_events,
+    stream_ids,
     stream_results,
     stream_status,
     workers,
@@ -77,6 +80,43 @@ def test_the_newest_frame_can_be_fetched(service: Service, video: Path) -> None:
     assert pixels is not None
     number = frame_shown(pixels)
     assert number == int(shown.headers["X-Frame-Id"]) % 60
+
+
+def test_previews_of_streams_arrive_over_one_websocket(service: Service, video: Path) -> None:
+    start_stream(service.url, video, loop=True, max_fps=20)
+    with connect(f"{service.url}/streams/previews".replace("http", "ws"), proxy=None) as socket:
+        socket.send(json.dumps({"streams": ["lot", "none"], "boxes": False}))
+        frame_ids: list[int] = []
+        while len(frame_ids) < 3:
+            message = socket.recv(timeout=LONG_TIMEOUT_S)
+            if isinstance(message, str):
+                assert json.loads(message)["stream_id"] == "none"
+                continue
+            end = 4 + int.from_bytes(message[:4])
+            header, jpeg = json.loads(message[4:end]), message[end:]
+            pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            assert pixels is not None
+            assert frame_shown(pixels) == header["frame_id"] % 60
+            assert header["stream_id"] == "lot"
+            assert header["captured_at_s"] > 1e9
+            frame_ids.append(header["frame_id"])
+    assert frame_ids == sorted(set(frame_ids))
+
+
+def test_a_frame_of_a_source_is_shown_before_it_is_a_stream(service: Service, video: Path) -> None:
+    def ask(uri: str) -> httpx.Response:
+        body = {"source": {"uri": uri}}
+        return httpx.post(f"{service.url}/streams/snapshot", json=body, timeout=LONG_TIMEOUT_S)
+
+    shown = ask(str(video))
+    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+    pixels = cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    assert frame_shown(pixels) == 0
+    for uri in ("/etc/passwd", str(video.parent / "none.avi"), "rtsp://127.0.0.1:9/1"):
+        refused = ask(uri)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_source")
+    assert stream_ids(service.url) == []
 
 
 def test_a_file_that_is_not_a_video_fails_with_the_reason(service: Service, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from collections.abc import Iterator
@@ -14,8 +15,12 @@ from websockets.sync.client import ClientConnection, connect
 
 from serve_app.api import previews
 from serve_app.types import Snapshot
-from tests.support.api import STREAM, Keys, served_with
+from tests.support.api import STREAM, Keys, served_with, until
+from tests.support.fakes import FakeStreams
+from tests.support.principals import LOCAL
 from tests.support.stream_server import StreamServer, serve_streams
+
+pytestmark = pytest.mark.anyio
 
 DRAWN, PLAIN = Snapshot(7, b"drawn", 1.5), Snapshot(7, b"plain", 1.5)
 
@@ -35,7 +40,8 @@ def served(shared: StreamServer) -> StreamServer:
 
 
 def open_socket(served: StreamServer, **options: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{served.port}/streams/previews", proxy=None, **options)
+    socket: ClientConnection = connect(f"ws://127.0.0.1:{served.port}/streams/previews", proxy=None, **options)
+    return socket
 
 
 def watch(socket: ClientConnection, *streams: str, **fields: Any) -> None:
@@ -123,7 +129,7 @@ def test_many_clients_of_one_key_cost_one_preview(served: StreamServer) -> None:
                 assert receive(socket)[1] == b"drawn"
             assert calls.count(None) == 1
     finally:
-        del served.streams.snapshot  # type: ignore[method-assign]
+        del served.streams.snapshot
 
 
 def test_previews_are_limited(served: StreamServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +153,65 @@ def test_a_client_that_disconnects_leaves_no_preview(served: StreamServer, monke
             if receive(socket)[1]:
                 break
             watch(socket)
+
+
+class SlowSocket:
+    """A WebSocket whose client reads nothing until ``reads`` is set."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.sending = asyncio.Event()
+        self.sent: list[bytes] = []
+
+    async def send_bytes(self, message: bytes) -> None:
+        self.sending.set()
+        await self.reads.wait()
+        self.sent.append(message)
+
+
+async def test_a_slow_client_gets_only_the_newest_frame_of_each_stream() -> None:
+    socket: Any = SlowSocket()
+    watcher = previews._Watcher(previews._Previews(FakeStreams()), LOCAL)
+    watcher.interval_s = 0.0
+    task = asyncio.create_task(watcher.send(socket))
+    watcher.offer("lot", Snapshot(0, b"frame"))
+    await socket.sending.wait()
+    for number in range(1, 1000):
+        for stream_id in ("lot", "yard"):
+            watcher.offer(stream_id, Snapshot(number, b"frame"))
+    assert len(watcher._waiting) == 2
+    socket.reads.set()
+    await until(lambda: len(socket.sent) == 3)
+    task.cancel()
+    assert sorted(b'"frame_id": 999' in message for message in socket.sent) == [False, True, True]
+
+
+async def test_a_stream_is_sent_at_most_as_often_as_the_client_wants() -> None:
+    socket: Any = SlowSocket()
+    socket.reads.set()
+    watcher = previews._Watcher(previews._Previews(FakeStreams()), LOCAL)
+    watcher.interval_s = 1000.0
+    task = asyncio.create_task(watcher.send(socket))
+    watcher.offer("lot", Snapshot(0, b"frame"))
+    await until(lambda: socket.sent)
+    watcher.offer("lot", Snapshot(1, b"frame"))
+    watcher.offer("yard", Snapshot(0, b"frame"))
+    await until(lambda: len(socket.sent) == 2)
+    task.cancel()
+    assert list(watcher._waiting) == ["lot"]
+
+
+def test_a_bug_in_a_preview_is_told_and_logged(
+    served: StreamServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(served.streams, "snapshot", fail)
+    with open_socket(served) as socket:
+        watch(socket, "lot")
+        assert receive(socket)[0]["code"] == "unavailable"
+    assert "the preview of stream lot failed" in caplog.text
 
 
 def test_a_client_does_not_see_the_streams_of_others(tmp_path: Path) -> None:

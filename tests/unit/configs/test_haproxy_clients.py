@@ -90,3 +90,18 @@ def test_a_path_that_no_application_serves_is_not_found(api: HAProxyApi) -> None
         }
 
     serving(api, use)
+
+
+@pytest.mark.parametrize("has_agent", [True, False])
+def test_the_clients_address_is_added_to_those_that_the_client_sends(api: HAProxyApi, has_agent: bool) -> None:
+    """Requests without a User-Agent pass through HAProxy twice, but its own address must not be added."""
+
+    async def use(wrapper: psutil.Process) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+        agent = b"User-Agent: curl/8.5.0\r\n" if has_agent else b""
+        head = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Forwarded-For: 10.1.2.3\r\n"
+        writer.write(head + agent + b"\r\n")
+        assert b"x-seen-addresses: 10.1.2.3, 127.0.0.1\r\n" in (await reader.read()).lower()
+        writer.close()
+
+    serving(api, use)

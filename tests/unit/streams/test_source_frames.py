@@ -40,7 +40,9 @@ def of(path: Path | str) -> SourceSpec:
 async def test_the_first_frame_of_a_video_is_an_image(tmp_path: Path) -> None:
     video = save_video(tmp_path / "a.mp4", frames=5, fps=5)
     jpeg = await frames_below(tmp_path).read(of(video))
-    assert frame_shown(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)) == 0
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    assert frame_shown(pixels) == 0
 
 
 async def test_a_source_passes_the_checks_of_a_stream(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ async def test_a_source_passes_the_checks_of_a_stream(tmp_path: Path) -> None:
             await frames.read(of(uri))
 
 
-def test_a_source_that_is_no_video_or_too_large_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_a_source_without_video_or_with_large_frames_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text("no video")
     with pytest.raises(SourceError, match=r"a\.txt"):
@@ -61,9 +63,7 @@ def test_a_source_that_is_no_video_or_too_large_is_refused_with_a_reason(tmp_pat
         read_first_frame(parse_source(str(video), (tmp_path,)), 100, AddressGuard())
 
 
-async def test_a_silent_source_is_given_up_and_others_wait_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_source_is_refused_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_frames, "_TIMEOUT_S", 0.5)
     connected = threading.Semaphore(0)
     with socket.create_server(("127.0.0.1", 0)) as server:
