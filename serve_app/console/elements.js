@@ -25,17 +25,19 @@ function filled(made, classes, attributes, children) {
   return made;
 }
 
-/** Return a button that does nothing but call `action`. While a promise of it runs, the button is disabled. */
+/** Return a button that does nothing but call `action`. While a promise of it runs, further clicks do nothing. */
 export function button(text, action, attributes = {}) {
   const made = element("button", { type: "button", ...attributes }, text);
+  let isRunning = false;
   made.addEventListener("click", async (event) => {
-    const result = action(event);
-    if (!(result instanceof Promise)) return;
-    made.disabled = true;
+    if (isRunning) return;
+    isRunning = true;
+    made.setAttribute("aria-busy", "true");
     try {
-      await result;
+      await action(event);
     } finally {
-      made.disabled = false;
+      isRunning = false;
+      made.removeAttribute("aria-busy");
     }
   });
   return made;

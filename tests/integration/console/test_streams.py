@@ -92,6 +92,7 @@ def test_a_zone_that_is_drawn_by_mouse_counts_and_a_line_is_added_by_keyboard(
     page.keyboard.press("ArrowRight")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("Saved.")).to_be_visible()
+    expect(page.get_by_role("button", name="Save")).to_be_disabled()
     regions = saved_regions(service)
     assert [zone.name for zone in regions.zones] == ["all"]
     for point, expected in zip(regions.zones[0].polygon, corners, strict=True):
