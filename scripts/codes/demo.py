@@ -85,7 +85,8 @@ def run(*, keep: bool) -> str | None:
         if weights:
             show_published(server)
         if keep:
-            console.print(f"serving  {server.url}/docs")
+            console.print(f"console  {server.url}/console")
+            console.print(f"docs     {server.url}/docs")
             console.print(f"watch    {dashboard} (for its token run .venv/bin/ray get-auth-token)")
             console.print(f"stream   .venv/bin/sightline streams watch {STREAM} --url {server.url}")
             console.print(f"job      .venv/bin/sightline jobs show {JOB} --url {server.url}")

@@ -57,8 +57,8 @@ _EXPOSED_HEADERS = (
 
 # Some clients join a base URL that ends in a slash with a path that begins with a slash. Others add a slash at the end.
 # We strip the extra slashes instead of redirecting, because many clients do not send the body again after a redirect.
-# Only /docs/ redirects, because otherwise the relative links of that page would be wrong.
-_LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)/+$")
+# Only /docs/ and /console/ redirect, because otherwise the relative links of these pages would be wrong.
+_LEADING, _TRAILING = re.compile("^/{2,}"), re.compile("(?<!/docs)(?<!/console)/+$")
 
 
 def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metrics: Metrics, args: AppArgs) -> FastAPI:

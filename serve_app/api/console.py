@@ -86,6 +86,8 @@ def router() -> Router:
     @routes.head("/console/{path:path}")
     @routes.get("/console/{path:path}")
     async def file(request: Request, path: str) -> Response:
+        if not path:  # /console/, where the page's relative links would be wrong
+            return RedirectResponse("../console")
         return _respond(request, pages, path)
 
     return routes

@@ -16,7 +16,7 @@ _ANY_HOST = {"", "0.0.0.0", "::"}
 
 
 def addresses(config: Json, dashboard: str | None) -> str:
-    """Return the addresses of the applications, of their documentation and of Ray's dashboard, and how to stop."""
+    """Return the addresses of the applications, with their consoles and documentation, and of Ray's dashboard."""
     http = config.get("http_options") or {}
     host, port = http.get("host", "0.0.0.0"), http.get("port", 8000)
     host = "127.0.0.1" if host in _ANY_HOST else f"[{host}]" if ":" in host else host
@@ -24,7 +24,7 @@ def addresses(config: Json, dashboard: str | None) -> str:
     lines = []
     for prefix in prefixes:
         url = f"http://{host}:{port}{prefix}"
-        lines += [f"serving    {url}", f"docs       {url}/docs"]
+        lines += [f"serving    {url}", f"console    {url}/console", f"docs       {url}/docs"]
     if dashboard:
         lines.append(f"dashboard  http://{dashboard} (`ray get-auth-token` prints its token)")
     return "\n".join([*lines, "stop       press Ctrl-C"])

@@ -38,6 +38,7 @@ DOCUMENTS = {
         "serve_app/api/README.md",
         "serve_app/api/compat/README.md",
         "serve_app/collection/README.md",
+        "serve_app/console/README.md",
         "serve_app/drift/README.md",
         "serve_app/jobs/README.md",
         "serve_app/models/README.md",

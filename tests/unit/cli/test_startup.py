@@ -44,8 +44,10 @@ def test_the_addresses_lead_to_this_machine(http: Any, url: str) -> None:
     config = {"http_options": http, "applications": [{"route_prefix": "/"}, {"route_prefix": "/second"}]}
     assert addresses(config, "127.0.0.1:8265").splitlines() == [
         f"serving    {url}",
+        f"console    {url}/console",
         f"docs       {url}/docs",
         f"serving    {url}/second",
+        f"console    {url}/second/console",
         f"docs       {url}/second/docs",
         "dashboard  http://127.0.0.1:8265 (`ray get-auth-token` prints its token)",
         "stop       press Ctrl-C",

@@ -1,0 +1,82 @@
+// Starts the page: asks who the caller is, and shows the page that the address names, such as #/streams/gate.
+
+import { element } from "./elements.js";
+import { ApiError } from "./http.js";
+import { allows, callerBadge, readSession, signInForm } from "./session.js";
+
+// Each page is a module, which is loaded when it is first shown. `show(page, ...parts)` fills the element and returns
+// a function that ends its timers and connections.
+const PAGES = [
+  { name: "try", permission: "detect", load: () => import("./try.js") },
+  { name: "streams", permission: "streams", load: () => import("./streams.js") },
+  { name: "jobs", permission: "jobs", load: () => import("./jobs.js") },
+  { name: "health", permission: null, load: () => import("./health.js") },
+];
+
+const page = document.getElementById("page");
+let close = () => {};
+let shown = 0;
+let session = null;
+
+async function start() {
+  try {
+    session = await readSession();
+  } catch (error) {
+    close();
+    page.replaceChildren(element("p.empty", {}, error instanceof ApiError ? error.message : "the page cannot start"));
+    setTimeout(start, 3000);
+    return;
+  }
+  document.getElementById("caller").replaceChildren(...callerBadge(() => signIn("You are signed out.")));
+  for (const link of document.querySelectorAll("#pages a")) {
+    const { permission } = PAGES.find(({ name }) => link.hash === `#/${name}`);
+    link.hidden = !session || (permission !== null && !allows(permission));
+  }
+  if (session) await show();
+  else signIn();
+}
+
+function signIn(reason) {
+  session = null;
+  shown += 1;
+  close();
+  close = () => {};
+  document.getElementById("caller").replaceChildren();
+  for (const link of document.querySelectorAll("#pages a")) link.hidden = true;
+  page.replaceChildren(signInForm(start, reason));
+}
+
+async function show() {
+  const [, name = "", ...parts] = location.hash.split("/").map(decoded);
+  const allowed = PAGES.filter(({ permission }) => permission === null || allows(permission));
+  const chosen = allowed.find((one) => one.name === name) ?? allowed[0];
+  const turn = ++shown;
+  close();
+  close = () => {};
+  for (const link of document.querySelectorAll("#pages a")) {
+    if (link.hash === `#/${chosen.name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  const module = await chosen.load();
+  if (turn !== shown) return;
+  page.replaceChildren();
+  close = module.show(page, ...parts) ?? (() => {});
+  document.title = `${page.querySelector("h1")?.textContent ?? "Sightline"} · Sightline`;
+  scrollTo(0, 0);
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return "";
+  }
+}
+
+addEventListener("hashchange", () => {
+  if (!session || location.hash === "#page") return; // "#page" is the link that skips the navigation
+  page.focus({ preventScroll: true });
+  show();
+});
+document.addEventListener("signed-out", () => session && signIn("Your session has ended. Sign in again."));
+start();

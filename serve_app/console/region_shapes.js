@@ -1,0 +1,79 @@
+// Draws zones and lines over a picture. Their points are fractions of its width and height.
+
+import { svg } from "./elements.js";
+
+/** Return the drawing of a zone or a line on a picture of `size` in pixels. `scale`: its pixels per screen pixel. */
+export function drawRegion(region, size, scale, isChosen) {
+  const points = region.points.map(([x, y]) => [x * size.width, y * size.height]);
+  const shapes = region.kind === "zone" ? zoneShapes(points) : lineShapes(points, scale);
+  const handles = points.map(([cx, cy], index) =>
+    svg("circle.handle", {
+      cx,
+      cy,
+      r: 7 * scale,
+      tabindex: "0",
+      role: "button",
+      "data-index": index,
+      "aria-label": `${region.name}, ${pointName(region, index)}. Arrow keys move it.`,
+    }),
+  );
+  const [x, y] = captionPlace(region, points, scale);
+  const caption = svg("text", { x, y, "font-size": 14 * scale, "text-anchor": "middle" }, region.name);
+  const count = svg(
+    "text.count",
+    { x, y: y + 17 * scale, "font-size": 13 * scale, "text-anchor": "middle" },
+    region.counts ?? "",
+  );
+  return svg(`g.region.${region.kind}${isChosen ? ".chosen" : ""}`, {}, ...shapes, caption, count, ...handles);
+}
+
+/** Return the shape of points that are being placed, with a last one under the pointer. */
+export function drawDraft(points, size) {
+  const placed = points.map(([x, y]) => `${x * size.width},${y * size.height}`).join(" ");
+  return svg(points.length > 2 ? "polygon.draft" : "polyline.draft", { points: placed });
+}
+
+function zoneShapes(points) {
+  return [svg("polygon.shape", { points: points.map((point) => point.join(",")).join(" ") })];
+}
+
+/** Seen along the line, a crossing from left to right is "in": the arrow points to the right of the line. */
+function lineShapes([[x1, y1], [x2, y2]], scale) {
+  const length = Math.hypot(x2 - x1, y2 - y1) || 1;
+  const [along_x, along_y] = [(x2 - x1) / length, (y2 - y1) / length];
+  const [right_x, right_y] = [-along_y, along_x]; // y points down
+  const [x, y] = [(x1 + x2) / 2, (y1 + y2) / 2];
+  const [reach, barb] = [34 * scale, 9 * scale];
+  const [tip_x, tip_y] = [x + right_x * reach, y + right_y * reach];
+  const ends = [-1, 1].map((side) => [
+    tip_x - right_x * barb + side * along_x * barb,
+    tip_y - right_y * barb + side * along_y * barb,
+  ]);
+  const arrow = `M${x} ${y}L${tip_x} ${tip_y}M${ends[0].join(" ")}L${tip_x} ${tip_y}L${ends[1].join(" ")}`;
+  const word = svg(
+    "text",
+    {
+      x: tip_x + right_x * 14 * scale,
+      y: tip_y + right_y * 14 * scale + 4 * scale,
+      "font-size": 13 * scale,
+      "text-anchor": "middle",
+    },
+    "in",
+  );
+  const ends_of_line = { x1, y1, x2, y2 };
+  return [svg("line.grab", ends_of_line), svg("line.shape", ends_of_line), svg("path.arrow", { d: arrow }), word];
+}
+
+/** The caption is in the middle of a zone, and on the left of a line, away from the arrow. */
+function captionPlace(region, points, scale) {
+  const middle = [0, 1].map((axis) => points.reduce((total, point) => total + point[axis], 0) / points.length);
+  if (region.kind === "zone") return middle;
+  const [[x1, y1], [x2, y2]] = points;
+  const length = Math.hypot(x2 - x1, y2 - y1) || 1;
+  return [middle[0] + ((y2 - y1) / length) * 40 * scale, middle[1] - ((x2 - x1) / length) * 40 * scale];
+}
+
+function pointName(region, index) {
+  if (region.kind === "line") return index ? "end" : "start";
+  return `point ${index + 1} of ${region.points.length}`;
+}

@@ -1,0 +1,264 @@
+// One stream: its picture, its state and counters, its zones and lines, its sinks, and its events as they come.
+
+import { deleteLater } from "./deletions.js";
+import { button, element, setText } from "./elements.js";
+import { call, path, poll, url } from "./http.js";
+import { notifyError } from "./notices.js";
+import { Previews } from "./previews.js";
+import { clock, duration, figures, number, reasons, setBadge } from "./words.js";
+
+const TYPES = ["state", "gap", "zone", "line", "recording", "scene_health", "label", "drift"];
+const MAX_EVENTS = 100;
+
+export function showStream(page, id) {
+  const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}` });
+  const waiting = element("span.waiting", {}, "");
+  const state = element("span.status");
+  const scene = element("span.status", { hidden: true });
+  const cause = element("p.cause", { hidden: true });
+  const source = element("p.muted");
+  const counters = element("div");
+  const counted = element("div.stack");
+  const outputs = element("div.stack");
+  const events = element("ul.events", { "aria-label": "Events", tabindex: "0" });
+  const noEvents = element("p.muted", {}, "No events yet.");
+  const pause = button("Pause", change);
+  const boxes = button("Boxes", toggleBoxes, { "aria-pressed": "true" });
+  const screen = element("div.screen", {}, canvas, waiting);
+  const previews = new Previews({ onFrame: () => (waiting.hidden = true) });
+  let status = null;
+
+  page.append(
+    element("p", {}, element("a", { href: "#/streams" }, "All streams")),
+    element(
+      "div.row.spread",
+      {},
+      element("div.row", {}, element("h1", {}, id), state, scene),
+      element(
+        "div.row",
+        {},
+        boxes,
+        pause,
+        element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
+        button("Delete", remove, { class: "danger quiet" }),
+      ),
+    ),
+    element("div.stack", {}, source, cause),
+    element(
+      "div.two",
+      {},
+      element(
+        "div.stack",
+        {},
+        element("div.card.tile", {}, screen),
+        element("section.card", { "aria-label": "Counters" }, element("h2", {}, "Counters"), counters),
+      ),
+      element(
+        "div.stack",
+        {},
+        counted,
+        outputs,
+        element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), noEvents, events),
+      ),
+    ),
+  );
+  previews.add(id, canvas);
+  const stop = poll(read, 1);
+  const feed = follow();
+  return () => {
+    stop();
+    feed.close();
+    previews.close();
+  };
+
+  async function read() {
+    try {
+      update(await call(path("streams", id)));
+    } catch (error) {
+      setBadge(state, error.status === 404 ? "gone" : "unknown");
+      cause.hidden = false;
+      setText(cause, error.message);
+    }
+  }
+
+  function update(newest) {
+    status = newest;
+    setBadge(state, status.state);
+    const sceneState = status.scene_health?.state ?? "ok";
+    scene.hidden = sceneState === "ok" || sceneState === "unknown";
+    setBadge(scene, sceneState);
+    const why = [status.detail, scene.hidden ? "" : status.scene_health.detail].filter(Boolean).join("; ");
+    cause.hidden = !why;
+    setText(cause, why);
+    const tags = Object.entries(status.tags).map(([name, value]) => `${name}=${value}`);
+    setText(source, [status.source, status.owner && `owner ${status.owner}`, ...tags].filter(Boolean).join(" · "));
+    const isRunning = status.state === "running";
+    setText(waiting, isRunning ? "waiting for a frame" : status.state);
+    if (!isRunning) waiting.hidden = false;
+    screen.classList.toggle("stale", !isRunning);
+    setText(pause, ["paused", "failed"].includes(status.state) ? "Resume" : "Pause");
+    pause.hidden = status.state === "completed";
+    counters.replaceChildren(
+      figures([
+        ["processed", `${status.processed_fps.toFixed(1)} fps`],
+        ["source", `${status.camera_fps.toFixed(1)} fps`],
+        ["age", status.latest ? duration(status.latest.age_s) : "–"],
+        ["frames", number(status.processed)],
+        ["uptime", duration(status.uptime_s)],
+        ["reconnects", number(status.reconnects)],
+        ["restarts", number(status.restarts)],
+      ]),
+      element("p.muted", {}, `Dropped: ${reasons(status.dropped)}.`),
+    );
+    counted.replaceChildren(...regionCounts(status));
+    outputs.replaceChildren(...outputCards(status));
+  }
+
+  function follow() {
+    const made = new EventSource(url(`${path("streams", id, "events")}?types=${TYPES}&after=-1`));
+    for (const type of TYPES) made.addEventListener(type, ({ data }) => addEvent(JSON.parse(data)));
+    return made;
+  }
+
+  function addEvent(event) {
+    noEvents.hidden = true;
+    events.prepend(
+      element(
+        "li",
+        {},
+        element("time", {}, clock(event.at_s ?? event.captured_at_s)),
+        element("b", {}, event.type.replace("_", " ")),
+        element("span", {}, sentence(event)),
+      ),
+    );
+    while (events.children.length > MAX_EVENTS) events.lastChild.remove();
+  }
+
+  function toggleBoxes() {
+    const on = boxes.getAttribute("aria-pressed") === "false";
+    boxes.setAttribute("aria-pressed", String(on));
+    previews.setBoxes(on);
+  }
+
+  async function change() {
+    const verb = ["paused", "failed"].includes(status?.state) ? "resume" : "pause";
+    try {
+      update(await call(path("streams", id, verb), { method: "POST" }));
+    } catch (error) {
+      notifyError(error);
+    }
+  }
+
+  function remove() {
+    deleteLater(id, () => {});
+    location.hash = "#/streams";
+  }
+}
+
+function regionCounts({ zones, lines }) {
+  const rows = [
+    ...Object.entries(zones).map(([name, zone]) => [
+      name,
+      `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`,
+      longest(zone) && `longest dwell ${longest(zone)}`,
+    ]),
+    ...Object.entries(lines).map(([name, line]) => [
+      name,
+      `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`,
+      "",
+    ]),
+  ];
+  if (!rows.length) return [];
+  return [
+    element(
+      "section.card",
+      { "aria-label": "Counts" },
+      element("h2", {}, "Counts"),
+      element(
+        "table",
+        {},
+        element(
+          "tbody",
+          {},
+          ...rows.map(([name, counts, note]) =>
+            element(
+              "tr",
+              {},
+              element("th", { scope: "row" }, name),
+              element("td", {}, counts, note && element("br"), note && element("small", {}, note)),
+            ),
+          ),
+        ),
+      ),
+    ),
+  ];
+}
+
+/** Return the longest time for which an object that is inside the zone has been there, or "". */
+export function longest(zone) {
+  const times = Object.values(zone.dwell_s);
+  return times.length ? duration(Math.max(...times)) : "";
+}
+
+function outputCards({ sinks, recording }) {
+  const cards = [];
+  if (recording) {
+    const text = recording.is_recording ? "A clip is being recorded." : "No clip is being recorded.";
+    const since = `${number(recording.clips)} clips since the stream's process started.`;
+    const clips = `${text} ${since} Dropped frames: ${reasons(recording.dropped)}.`;
+    cards.push(
+      element(
+        "section.card",
+        { "aria-label": "Recordings" },
+        element("h2", {}, "Recordings"),
+        element("p", {}, clips),
+        recording.detail && element("p.problem", {}, recording.detail),
+      ),
+    );
+  }
+  if (sinks.length) {
+    const rows = sinks.map((sink) =>
+      element(
+        "li",
+        {},
+        element("b", {}, sink.type),
+        ` ${sink.target}`,
+        element(
+          "div.muted",
+          {},
+          `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`,
+        ),
+        sink.detail && element("p.problem", {}, sink.detail),
+      ),
+    );
+    cards.push(
+      element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
+    );
+  }
+  return cards;
+}
+
+function sentence(event) {
+  switch (event.type) {
+    case "state":
+    case "scene_health":
+      return `${event.previous} → ${event.state}${event.detail ? `: ${event.detail}` : ""}`;
+    case "zone":
+      return [
+        `${event.label} ${event.track_id} ${event.change} ${event.zone}`,
+        event.dwell_s ? `after ${duration(event.dwell_s)}` : "",
+      ].join(" ");
+    case "line":
+      return `${event.label} ${event.track_id} crossed ${event.line}, ${event.direction}`;
+    case "gap":
+      return `${event.lost} frames were lost in ${duration(event.away_s)}`;
+    case "recording":
+      return `${event.change} ${event.clip}`;
+    case "label":
+      return `${event.previous ?? "nothing"} → ${event.label} (${event.confidence.toFixed(2)})`;
+    case "drift":
+      return `${event.change}: ${event.features.join(", ")}`;
+    default:
+      return "";
+  }
+}

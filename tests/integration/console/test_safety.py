@@ -1,0 +1,151 @@
+"""Tests of signing in, and of names and texts that contain markup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from playwright.sync_api import Route, expect
+from ray import serve
+
+from scripts.trials.cluster import APPLICATION
+from serve_app.api.access.keys import make_key
+from serve_app.config import parse_args
+from serve_app.deployments.ingress import Ingress
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, start_stream
+from tests.integration.console.conftest import Open, check
+from tests.support import squares
+from tests.support.squares import Square
+from tests.support.videos import save_video
+
+MARKUP = '<img src=x onerror="window.attacked=1">'
+PREFIX = "/locked"
+_NOT_TEXTS = {"state", "type", "change", "direction", "task", "suppression", "policy", "name", "stream_id", "job_id"}
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save an empty keys file."""
+    path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    path.write_text("[]")
+    return path
+
+
+@pytest.fixture(scope="module")
+def locked(service: Service, keys_file: Path) -> Iterator[str]:
+    """Run another Ingress with API keys and its own path. This Ingress calls the existing replicas."""
+    names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
+    behind = (serve.get_deployment_handle(name, APPLICATION) for name in names)
+    args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
+    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
+    serve.run(ingress, name="locked", route_prefix=PREFIX)
+    url = service.url + PREFIX
+    eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")
+    yield url
+    serve.delete("locked")
+
+
+def test_a_key_signs_in_shows_what_it_allows_and_ends_the_session_when_it_is_removed(
+    open_page: Open, locked: str, keys_file: Path
+) -> None:
+    key, entry = make_key("dock", ["detect"])
+    keys_file.write_text(yaml.safe_dump([entry]))
+    eventually(lambda: is_known(locked, key), what="the key")
+    page = open_page(f"{locked}#/try")
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_label("API key")).to_have_attribute("aria-invalid", "true")
+    check(page, "sign-in")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Try it")).to_be_visible()
+    expect(page.locator("svg.overlay")).to_be_visible()
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Try it", "Health"])
+    second = page.context.new_page()
+    second.goto(f"{locked}/console#/health")
+    expect(second.get_by_role("heading", name="Health")).to_be_visible()
+    kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])")
+    assert key not in kept
+    assert "sightline_session" not in kept
+    keys_file.write_text("[]")
+    eventually(lambda: not is_known(locked, key), what="the removal of the key")
+    page.get_by_label("Confidence").fill("0.2")
+    expect(page.get_by_label("API key")).to_be_visible()
+    expect(second.get_by_label("API key")).to_be_visible()
+
+
+def is_known(url: str, key: str) -> bool:
+    """Return whether the server accepts the key."""
+    response = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=LONG_TIMEOUT_S)
+    return response.is_success
+
+
+def test_sign_out_ends_the_session(open_page: Open, locked: str, keys_file: Path) -> None:
+    key, entry = make_key("dock", ["detect"])
+    keys_file.write_text(yaml.safe_dump([entry]))
+    eventually(lambda: is_known(locked, key), what="the key")
+    page = open_page(f"{locked}#/try")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+@pytest.mark.usefixtures("streams")
+def test_markup_in_names_and_texts_is_shown_as_text(
+    open_page: Open, service: Service, tmp_path: Path, stream_folders: dict[str, str]
+) -> None:
+    hostile = tmp_path / f"{MARKUP}.avi"
+    start_stream(
+        service.url, save_video(hostile, frames=30, fps=15), loop=True, stream_id="belt", tags={MARKUP: MARKUP}
+    )
+    with service.client() as client:
+        picture = squares.encode(squares.picture([Square("red", 5, 10)]))
+        files = [("file", (f"{MARKUP}.png", picture)), ("file", (f"{MARKUP}.jpg", picture[:99]))]
+        client.post("/jobs", files=[("job", (None, json.dumps({"id": "night"}))), *files])
+    page = open_page("#/try")
+    page.route("**/*", add_markup)
+    for place in (
+        "try",
+        "streams",
+        "streams/belt",
+        "streams/belt/regions",
+        "jobs",
+        "jobs/night",
+        "health",
+        "streams/new",
+    ):
+        page.goto(f"{service.url}/console#/{place}")
+        page.reload()
+        expect(page.locator("h1")).to_be_visible()
+        page.wait_for_load_state("load")
+        if place not in {"streams/belt/regions", "jobs/night"}:
+            expect(page.get_by_text("<img src=x", exact=False).first).to_be_attached()
+        assert page.locator("img[src=x]").count() == 0, place
+        assert page.evaluate("window.attacked") is None, place
+
+
+def add_markup(route: Route) -> None:
+    """Let the real server answer, and then add markup to the texts in its JSON."""
+    if route.request.resource_type != "fetch":
+        return route.continue_()
+    response = route.fetch()
+    if "json" not in response.headers.get("content-type", ""):
+        return route.fulfill(response=response)
+    return route.fulfill(response=response, json=with_markup(response.json()))
+
+
+def with_markup(value: Any, name: str = "") -> Any:
+    """Return JSON in which each text has markup, but for names and states on which the page depends."""
+    if isinstance(value, dict):
+        return {key: with_markup(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [with_markup(one, name) for one in value]
+    return value + MARKUP if isinstance(value, str) and name not in _NOT_TEXTS else value
