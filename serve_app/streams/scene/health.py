@@ -28,7 +28,7 @@ _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
 # These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
 _KEPT = 0.45  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
 # The view has moved if enough blocks, relative to the usual number, have sharp edges of something else. The more blocks
-# still show some of the usual edges, the more are needed, because sharp parts of the scene remain visible through a web.
+# still show some of the usual edges, the more are needed, because sharp parts of the scene are visible through a web.
 _MOVED, _MOVED_BY_SIMILAR = 0.15, 0.3
 _SAME_SCENE = 0.5  # a lens out of focus and weak contrast leave some of the usual edges in more blocks than this
 _BLURRED = 0.7  # the blocks that a lens out of focus softens
