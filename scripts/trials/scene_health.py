@@ -205,7 +205,7 @@ def resample(harmless: Harmless, days: int, rng: Rng) -> None:
 
 def _beginning(found: list[SceneState]) -> int:
     """Return for how many seconds the new stream has no usual view yet. A stream that is created by night is dark."""
-    return next((second for second, state in enumerate(found) if state not in {"unknown", "dark"}), 0)
+    return next((second for second, state in enumerate(found) if state not in {"unknown", "dark"}), len(found))
 
 
 def cost_ms(count: int = 200) -> float:
