@@ -45,7 +45,7 @@ def test_the_application_accepts_the_args(config: dict[str, Any]) -> None:
 def test_the_deployments_match_the_graph(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVE_APP_WEIGHTS", "any.pt")
     ingress = build_app({})
-    preprocessor, supervisor, job_supervisor, drift_monitor, _ = ingress._bound_deployment.init_args
+    preprocessor, supervisor, job_supervisor, drift_monitor, *_ = ingress._bound_deployment.init_args
     job_runner = job_supervisor._bound_deployment.init_args[0]
     detector = preprocessor._bound_deployment.init_args[0]["default"]
     graph = (ingress, preprocessor, supervisor, job_supervisor, job_runner, drift_monitor, detector)
