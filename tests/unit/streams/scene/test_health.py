@@ -217,6 +217,13 @@ def test_nightfall_is_no_alarm_but_a_light_that_fails_is() -> None:
     assert watched.alarms == ["dark"]
 
 
+def test_headlights_in_a_black_night_are_no_alarm() -> None:
+    watched = Watched(learned().check.memory).show(filmed(dark(view()), 60))
+    for seed in range(3):
+        watched.show(filmed(view(), 20, seed=seed)).show(filmed(dark(view()), 60, seed=seed))
+    assert watched.alarms == []
+
+
 def test_a_restart_by_night_is_no_alarm_but_a_new_stream_of_a_black_picture_is() -> None:
     known = learned().check.memory
     assert Watched(known).show(filmed(dark(view()), 60)).alarms == []
