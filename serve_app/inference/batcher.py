@@ -20,9 +20,10 @@ from serve_app.inference.fair_queue import FairQueue
 from serve_app.types import Traffic
 
 # While clients send images, a batch takes the engine for at most about this time, unless more of its images are the
-# clients'. A client of Frigate waits for 0.1 s in all, and an image must wait for the batch before it.
+# clients'. A client of Frigate waits for 0.1 s in all, and its image must wait for the batch before it. Some engines
+# take several images at once, but one by one, not as a batch. Jobs then leave one of these places free.
 _CLIENT_BATCH_S = 0.025
-_CLIENT_INTERVAL_S = 5.0  # clients send images if the last one arrived less than this time ago
+_CLIENT_INTERVAL_S = 1.0  # clients send images if the last one arrived less than this time ago
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,6 +86,7 @@ class Batcher(Generic[Item, Result]):
         self._queue = FairQueue[_Waiting[Item, Result]](weights, max_queue_size, self._is_wanted)
         self._isolated: deque[_Waiting[Item, Result]] = deque()
         self._is_isolated_running = False
+        self._max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
@@ -247,11 +249,14 @@ class Batcher(Generic[Item, Result]):
                 return []  # other batches are still running; the task whose batch ends last takes the isolated item
             if self._is_wanted(lone := self._isolated.popleft()):
                 return [lone]
-        clients = self._queue.sizes().get("interactive", 0)
+        sizes, has_clients = self._queue.sizes(), self._clock_s() - self._client_at_s < _CLIENT_INTERVAL_S
+        clients, only_jobs = sizes.get("interactive", 0), sizes.get("job", 0) == len(self._queue)
+        if has_clients and only_jobs and self._max_batch_size == 1 and 1 < self._concurrency == len(self._running):
+            return []  # the next image of a client then need not wait for the end of a batch
         if (first := self._queue.take()) is None:
             return []
         batch, limit = [first], self._batch_sizes[first.shape].limit
-        if self._clock_s() - self._client_at_s < _CLIENT_INTERVAL_S:
+        if has_clients:
             fitting = int(_CLIENT_BATCH_S * self.items_per_s / (self._concurrency * first.cost))
             limit = min(limit, max(fitting, clients, 1))
         # A sender of this shape may be served up to a full batch before its turn.

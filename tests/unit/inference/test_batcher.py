@@ -277,7 +277,33 @@ async def test_while_clients_send_images_the_batches_of_jobs_are_short() -> None
         engine.sizes.clear()
         await asyncio.gather(*submit(batcher, *range(16)), *submit(batcher, *range(8), traffic="job"))
         assert engine.sizes[0] == 8  # many clients together still fill a batch
-        clock.now_s += 5
+        clock.now_s += 1
         engine.sizes.clear()
         await asyncio.gather(*submit(batcher, *range(16), traffic="job"))
         assert engine.sizes == [8, 8]
+
+
+async def test_without_batches_jobs_leave_a_place_in_the_engine_free_for_clients() -> None:
+    clock, engine = Clock(), GatedEngine()
+    async with batching(engine, max_batch_size=1, concurrency=2, max_queue_size=64, clock=clock) as batcher:
+        submit(batcher, *range(9), traffic="job")
+        await wait_all_tasks_blocked()
+        assert engine.batches == [[0], [1]]  # no client sends images, so the job has both places
+        client = submit(batcher, 100)
+        engine.gate.release()
+        await wait_all_tasks_blocked()
+        assert engine.batches[2:] == [[100]]
+        for _ in range(3):
+            engine.gate.release()
+            await wait_all_tasks_blocked()
+        assert (await client[0]).result == 200
+        assert engine.batches[3:] == [[2], [3]]  # one at a time: of three ends, two are of the job
+        client = submit(batcher, 101)
+        await wait_all_tasks_blocked()
+        assert engine.batches[5:] == [[101]]  # at once, beside the job's image
+        clock.now_s += 1
+        submit(batcher, 9, traffic="job")
+        for _ in range(8):
+            engine.gate.release()
+            await wait_all_tasks_blocked()
+        assert len(engine.batches) == 12  # all ten images of the job, and two of clients
