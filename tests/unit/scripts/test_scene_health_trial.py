@@ -44,7 +44,8 @@ def test_a_stream_that_is_created_at_night_is_dark_once_and_not_in_every_block()
 
 
 def test_a_stream_that_shows_only_night_has_no_usual_view_yet() -> None:
-    night: list[SceneState] = ["unknown"] * 26 + ["dark"] * 64
-    harmless = Harmless("rain by day and night", night)
+    learning: list[SceneState] = ["unknown"] * 26
+    night: list[SceneState] = ["dark"] * 64
+    harmless = Harmless("rain by day and night", learning + night)
     resample(harmless, 2, np.random.default_rng(0))
     assert not harmless.resampled_alarms
