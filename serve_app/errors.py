@@ -70,6 +70,7 @@ Limit = Literal[
     "json_body",
     "bodies_with_keys",
     "video_frames",
+    "form_parts",
     "followers",
     "supervisor_calls",
     "url_fetches",

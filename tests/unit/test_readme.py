@@ -196,6 +196,7 @@ def test_the_fixed_limits_are_as_the_table_says() -> None:
     fixed = {name: default.removeprefix("fixed: ") for name, default, *_ in LIMITS if default.startswith("fixed: ")}
     assert fixed == {
         "video_frames": str(preprocessor.MAX_VIDEO_FRAMES),
+        "form_parts": str(credentials._MAX_PARTS),
         "bodies_with_keys": str(credentials._MAX_WAITING),
         "job_files": f"{job_submission.MAX_FILES:,}",
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",

@@ -126,7 +126,9 @@ async def _in_form(request: Request, body: bytes) -> str:
     try:
         parts = await split(body, boundary, _MAX_PARTS)
     except TooManyParts:
-        raise TooLarge(f"the form has more than {_MAX_PARTS} parts; send fewer") from None
+        raise TooLarge(
+            f"form_parts: the form has more than {_MAX_PARTS} parts, which is the limit; send fewer", limit="form_parts"
+        ) from None
     found = (part.data for part in parts if part.name == _NAME and len(part.data) <= _MAX_KEY_CHARS)
     return next((key for data in found if (key := data.decode("utf-8", "replace").strip()) not in _NO_KEYS), "")
 

@@ -79,10 +79,14 @@ class Pictures:
         boundary = parameters.get(b"boundary")
         if not kind.startswith(b"multipart/") or not boundary:
             raise Malformed(f"the body is not a multipart form; send the image as a part named {part_name!r}")
+        max_parts = self.limits.max_images_per_request + _MAX_FIELDS
         try:
-            parts = await split(body, boundary, self.limits.max_images_per_request + _MAX_FIELDS)
+            parts = await split(body, boundary, max_parts)
         except TooManyParts:
-            raise TooLarge("the form has too many parts; send fewer") from None
+            raise TooLarge(
+                f"limits.max_images_per_request: the form has more than {max_parts} parts, which is the limit; send fewer",
+                limit="limits.max_images_per_request",
+            ) from None
         files = [part for part in parts if part.name == part_name]
         pictures = [part.data for part in files if not _is_video(part)]
         fields = {part.name: part.data for part in parts if part.name != part_name}
