@@ -84,7 +84,7 @@ class Pictures:
             parts = await split(body, boundary, max_parts)
         except TooManyParts:
             raise TooLarge(
-                f"limits.max_images_per_request: the form has more than {max_parts} parts, which is the limit; send fewer",
+                f"limits.max_images_per_request: the form has more than {max_parts} parts; send fewer",
                 limit="limits.max_images_per_request",
             ) from None
         files = [part for part in parts if part.name == part_name]
