@@ -25,7 +25,8 @@ Open: TypeAlias = Callable[[str], Page]
 expect.set_options(timeout=TIMEOUT_MS)
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: as long as Playwright runs, its event loop is the running one, so asyncio.run() fails.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Run Chromium, or skip the test if the machine has none: ``scripts/servers`` installs it on Debian."""
     path = shutil.which("chromium")
