@@ -16,6 +16,7 @@ from scripts.trials.cluster import APPLICATION
 from serve_app.api.access.keys import make_key
 from serve_app.config import parse_args
 from serve_app.deployments.ingress import Ingress
+from serve_app.types import DEFAULT_MODEL
 from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually
 from tests.support import squares
 from tests.support.squares import Square
@@ -43,7 +44,8 @@ def guarded(service: Service, keys_file: Path) -> Iterator[str]:
     names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
     behind = (serve.get_deployment_handle(name, APPLICATION) for name in names)
     args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
-    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, args)
+    detectors = {DEFAULT_MODEL: serve.get_deployment_handle("Detector", APPLICATION)}
+    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, detectors, args)
     serve.run(ingress, name="guarded", route_prefix=PREFIX)
     url = service.url + PREFIX
     eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")

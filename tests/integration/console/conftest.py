@@ -65,6 +65,15 @@ def open_page(browser: Browser, service: Service) -> Iterator[Open]:
     assert errors == []
 
 
+@pytest.fixture(autouse=True)
+def jobs(service: Service) -> Iterator[None]:
+    """Delete all jobs at the end of a test."""
+    yield
+    with service.client() as client:
+        for job in client.get("/jobs").json()["jobs"]:
+            client.delete(f"/jobs/{job['job_id']}")
+
+
 def is_problem(text: str) -> bool:
     """Return whether a message of the browser's console is a refusal by the content security policy."""
     return "Content Security Policy" in text or "Content-Security-Policy" in text

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.integration.conftest import Service
 from tests.integration.console.conftest import Open, check
 from tests.support import squares
 from tests.support.squares import Square
-
-
-@pytest.fixture(autouse=True)
-def jobs(service: Service) -> Iterator[None]:
-    """Delete all jobs at the end of a test."""
-    yield
-    with service.client() as client:
-        for job in client.get("/jobs").json()["jobs"]:
-            client.delete(f"/jobs/{job['job_id']}")
 
 
 def test_a_job_over_uploaded_files_shows_its_results_and_failures(open_page: Open, tmp_path: Path) -> None:
