@@ -25,7 +25,7 @@ _ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the us
 # A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice it.
 _BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
 _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
-_DAY_AFTER_S = 60.0  # a night ends when the light has lasted this long; headlights pass sooner
+_DAY_AFTER_S = 60.0  # light is that of the day if it has lasted this long; headlights pass sooner
 # These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
 _KEPT = 0.45  # the view is as usual if more blocks show their usual edges; parked vehicles may hide the others
 # The view has moved if enough blocks, relative to the usual number, have sharp edges of something else. The more blocks
@@ -71,8 +71,8 @@ class HealthCheck:
         self._confirmation = Confirmation("ok" if memory.state.startswith("frozen") else memory.state)
         # A source that is black at first may have been like that for hours, unless it is new.
         self._is_night = bool(memory.picture) and memory.state != "dark"
-        self._light_at_s: float | None = None  # when the picture was light last
-        self._light_since_s: float | None = None  # when it became light, if it is light now
+        self._light_since_s: float | None = None  # when the picture became light, if it is light now
+        self._day_at_s: float | None = None  # when it had last been light for a while
         self._first_at_s: float | None = None
         self._last_at_s = float("-inf")
         self._refreshed_at_s = self._remembered_at_s = self._moved_at_s = 0.0
@@ -143,15 +143,14 @@ class HealthCheck:
         """Return whether the picture is black. Remember whether it became black slowly."""
         enough = _CAPTION * picture.size
         if cv2.countNonZero(cv2.compare(picture, _LIGHT_LEVEL, cv2.CMP_GE)) >= enough:
-            self._light_at_s = at_s
             if self._light_since_s is None:
                 self._light_since_s = at_s
             if at_s - self._light_since_s >= _DAY_AFTER_S:
-                self._is_night = False
+                self._day_at_s, self._is_night = at_s, False
             return False
         self._light_since_s = None
         if cv2.countNonZero(cv2.compare(picture, _BLACK_LEVEL, cv2.CMP_GE)) >= enough:
-            if self._light_at_s is not None and at_s - self._light_at_s > _SUDDEN_S:
+            if self._day_at_s is not None and at_s - self._day_at_s > _SUDDEN_S:
                 self._is_night = True
             return False
         return True

@@ -217,6 +217,15 @@ def test_nightfall_is_no_alarm_but_a_light_that_fails_is() -> None:
     assert watched.alarms == ["dark"]
 
 
+def test_headlights_at_dusk_are_no_alarm() -> None:
+    watched = learned().show(filmed(view(), 60))
+    for light in np.linspace(1, 0, 30):  # every 40 s, headlights shine for 15 s, until the picture is black
+        dim = (view() * light).astype(np.uint8)
+        watched.show(filmed(view(), 15, seed=int(1e6 * light))).show(filmed(dim, 25, seed=int(1e6 * light)))
+    watched.show(filmed(dark(view()), 120))
+    assert watched.alarms == []
+
+
 def test_headlights_in_a_black_night_are_no_alarm() -> None:
     watched = Watched(learned().check.memory).show(filmed(dark(view()), 60))
     for seed in range(3):
