@@ -22,8 +22,9 @@ _REFRESH_INTERVAL_S = 10.0  # of the usual view
 _MEMORY_INTERVAL_S = 60.0  # of the memory; it is saved with each frame, but it seldom changes
 _ACCEPTED_AFTER_S = 3600.0  # the new view of a moved camera then becomes the usual one
 
-# A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level, and light at twice it.
-_BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION = 20, 40, 0.02
+# A picture is black if fewer of its pixels than a caption has (2 %) reach this grey level. It is light if a fifth of
+# them reach twice this level: beside a lamp, strong compression makes the rest of the picture black within seconds.
+_BLACK_LEVEL, _LIGHT_LEVEL, _CAPTION, _LIGHT = 20, 40, 0.02, 0.2
 _SUDDEN_S = 60.0  # at dusk, a picture takes longer to turn from light to black
 _DAY_AFTER_S = 60.0  # light is that of the day if it has lasted this long; headlights pass sooner
 # These limits separate the faults in scripts/trials/scene_faults.py from the harmless video in scene_views.py.
@@ -141,15 +142,14 @@ class HealthCheck:
 
     def _is_black(self, picture: Any, at_s: float) -> bool:
         """Return whether the picture is black. Remember whether it became black slowly."""
-        enough = _CAPTION * picture.size
-        if cv2.countNonZero(cv2.compare(picture, _LIGHT_LEVEL, cv2.CMP_GE)) >= enough:
+        if cv2.countNonZero(cv2.compare(picture, _LIGHT_LEVEL, cv2.CMP_GE)) >= _LIGHT * picture.size:
             if self._light_since_s is None:
                 self._light_since_s = at_s
             if at_s - self._light_since_s >= _DAY_AFTER_S:
                 self._day_at_s, self._is_night = at_s, False
             return False
         self._light_since_s = None
-        if cv2.countNonZero(cv2.compare(picture, _BLACK_LEVEL, cv2.CMP_GE)) >= enough:
+        if cv2.countNonZero(cv2.compare(picture, _BLACK_LEVEL, cv2.CMP_GE)) >= _CAPTION * picture.size:
             if self._day_at_s is not None and at_s - self._day_at_s > _SUDDEN_S:
                 self._is_night = True
             return False
