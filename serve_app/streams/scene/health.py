@@ -33,7 +33,7 @@ _KEPT = 0.45  # the view is as usual if more blocks show their usual edges; park
 # still show some of the usual edges, the more are needed, because sharp parts of the scene are visible through a web.
 _MOVED, _MOVED_BY_SIMILAR = 0.15, 0.3
 _SAME_SCENE = 0.5  # a lens out of focus and weak contrast leave some of the usual edges in more blocks than this
-_BLURRED = 0.7  # the blocks that a lens out of focus softens
+_BLURRED = 0.78  # the blocks that a lens out of focus softens; infrared light softens up to three quarters of them
 _FAINT = 0.5  # the contrast is too weak to judge if fewer blocks than this share of the usual number have any detail
 _JUDGED, _JUDGED_AGAIN = 0.3, 0.5  # the picture is too dark if fewer blocks can be judged, until more can be
 _MIN_TEXTURED = 20  # blocks with detail, of 144, that a usual view needs
