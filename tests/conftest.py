@@ -104,11 +104,13 @@ def anyio_backend() -> str:
 def ordinary_scheduling() -> Iterator[None]:
     """Restore this process's scheduling policy after each test. If the test has changed the policy, fail the test.
 
-    Child processes inherit the policy. With a real-time policy, two threads that never sleep would stop a machine that
-    has two cores.
+    Also fail a test that has lowered this process's priority. Only root could raise it again, and all later tests would
+    be slower. Child processes inherit both. With a real-time policy, two threads that never sleep would stop a machine
+    that has two cores.
     """
-    before = os.sched_getscheduler(0)
+    before, niceness = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
     yield
+    assert os.getpriority(os.PRIO_PROCESS, 0) == niceness, "the test lowered the priority of this process"
     after = os.sched_getscheduler(0)
     os.sched_setscheduler(0, before, os.sched_param(0))
     assert after == before, "the test left this process with another scheduling policy: restore the policy"

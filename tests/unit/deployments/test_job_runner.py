@@ -33,6 +33,7 @@ async def job_runner(handle: FakeHandle, folder: Path, monkeypatch: pytest.Monke
         def __del__(self) -> None:  # type: ignore[override]  # only Serve can await the real one
             pass
 
+    monkeypatch.setattr(os, "nice", lambda increment: increment)  # it would lower the priority of the tests' process
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="dock"))
     made = JobRunnerWithoutCleanup.__new__(JobRunnerWithoutCleanup)
     args = parse_args({"streams": {"state_dir": str(folder)}})
