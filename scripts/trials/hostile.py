@@ -307,10 +307,12 @@ def _application_error(answer: RawAnswer) -> dict[str, Any] | None:
         body = json.loads(answer.body or b"")
         if body.get("success") is False:  # in DeepStack's form
             return {"code": "in another form"} if body.keys() == _DEEPSTACK_FIELDS else None
+        if body.keys() == {"error"}:  # in the form of the Open Inference Protocol
+            return {"code": "in another form"} if isinstance(body["error"], str) else None
         is_ours = {"code", "detail", "request_id"} <= body.keys() <= _FIELDS and body["code"] in _CODES
         # HAProxy refuses some requests before it gives them an id. The body and the headers of the answer then have
         # no id.
-        is_named = body["request_id"] == answer.headers.get("x-request-id", "")
+        is_named = body.get("request_id") == answer.headers.get("x-request-id", "")
     except (ValueError, AttributeError):
         return None
     return body if is_ours and is_named else None

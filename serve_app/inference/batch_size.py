@@ -10,6 +10,7 @@ WEIGHT_OF_NEWEST = 0.2  # the weight of the newest batch in a running average
 _GAIN = 0.98
 # A size is rejected only after this many batches, because a single batch may be slow for a reason other than its size.
 _TRIAL_BATCHES = 4
+_LITTLE_LONGER = 1.5  # a batch takes little longer than one item if it takes at most this many times as long
 _RETRY_INTERVAL_S = 30.0  # the wait before a rejected batch size is tried again
 
 
@@ -36,6 +37,17 @@ class BatchSize:
         larger size.
         """
         return self._sizes[self._index]
+
+    def within(self, time_s: float) -> int:
+        """Return the largest size up to the limit whose batches take at most this time.
+
+        If the smallest batches already take about as long, smaller batches would only cost throughput. So sizes whose
+        batches take little longer than one item are within any time.
+        """
+        one_s = self._item_s.get(self._sizes[0], 0.0)
+        enough_s = max(time_s, _LITTLE_LONGER * one_s)
+        sizes = self._sizes[: self._index + 1]
+        return max((size for size in sizes if size * self._item_s.get(size, 0.0) <= enough_s), default=self._sizes[0])
 
     def observe(self, size: int, took_s: float) -> None:
         """Record how long a batch of this size took."""

@@ -20,8 +20,9 @@ from serve_app.inference.fair_queue import FairQueue
 from serve_app.types import Traffic
 
 # While clients send images, a batch takes the engine for at most about this time, unless more of its images are the
-# clients'. A client of Frigate waits for 0.1 s in all, and its image must wait for the batch before it. Some engines
-# take several images at once, but one by one, not as a batch. Jobs then leave one of these places free.
+# clients', or a smaller batch would hardly be faster. A client of Frigate waits for 0.1 s in all, and its image must
+# wait for the batch before it. Some engines take several images at once, but one by one, not as a batch. Jobs then
+# leave one of these places free.
 _CLIENT_BATCH_S = 0.025
 _CLIENT_INTERVAL_S = 1.0  # clients send images if the last one arrived less than this time ago
 
@@ -255,10 +256,10 @@ class Batcher(Generic[Item, Result]):
             return []  # the next image of a client then need not wait for the end of a batch
         if (first := self._queue.take()) is None:
             return []
-        batch, limit = [first], self._batch_sizes[first.shape].limit
+        batch, size = [first], self._batch_sizes[first.shape]
+        limit = size.limit
         if has_clients:
-            fitting = int(_CLIENT_BATCH_S * self.items_per_s / (self._concurrency * first.cost))
-            limit = min(limit, max(fitting, clients, 1))
+            limit = min(limit, max(size.within(_CLIENT_BATCH_S), clients))
         # A sender of this shape may be served up to a full batch before its turn.
         max_lead = limit * first.cost
         while len(batch) < limit and (waiting := self._queue.take_like(first.shape, max_lead)) is not None:

@@ -21,7 +21,11 @@ from tests.integration.conftest import eventually, install_wheel, wait_for_relea
 from tests.support.paths import ROOT
 
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
-CONSOLE = {str(path.relative_to(ROOT)) for path in (ROOT / "serve_app/console").rglob("*") if path.is_file()}
+CONSOLE = {
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "serve_app/console").rglob("*")
+    if path.is_file() and path.suffix not in {".md", ".png"}  # the README and its screenshots are for the repository
+}
 CONFIGS = {f"serve_app/configs/{name}" for name in ("local.yaml", "gpu.yaml", "serve.env", "haproxy.py")}
 
 

@@ -310,7 +310,7 @@ def test_the_demo_finds_its_codes_and_is_kept_until_it_is_killed(demo: Script) -
     assert "yolo26n.pt cannot be fetched" in output
     for name in ("parcels-found.jpg", "belt-found.jpg"):
         assert str(ROOT / "build/demo" / name) in output
-    serving = re.search(r"serving +(\S+)/docs", output)
+    serving = re.search(r"docs +(\S+)/docs", output)
     assert serving is not None
     url = serving[1]
     assert httpx.get(f"{url}/readyz", timeout=10).json()["model"] == "codes"

@@ -267,7 +267,7 @@ async def test_a_displaced_item_of_a_greedy_tenant_fails_with_overloaded() -> No
 async def test_while_clients_send_images_the_batches_of_jobs_are_short() -> None:
     """A client's image waits for the batch before it. So a batch takes 25 ms of this engine, which is two images."""
     clock = Clock()
-    engine = TimedEngine(clock, lambda size: 0.08)  # larger batches are always faster per image
+    engine = TimedEngine(clock, lambda size: 0.004 + 0.01 * size)  # larger batches are always faster per image
     async with batching(engine, max_batch_size=8, max_queue_size=64, items_per_s=100, clock=clock) as batcher:
         await asyncio.gather(*submit(batcher, *range(40), traffic="job"))
         assert max(engine.sizes) == 8
@@ -280,6 +280,16 @@ async def test_while_clients_send_images_the_batches_of_jobs_are_short() -> None
         clock.now_s += 1
         engine.sizes.clear()
         await asyncio.gather(*submit(batcher, *range(16), traffic="job"))
+        assert engine.sizes == [8, 8]
+
+
+async def test_batches_stay_full_if_smaller_ones_would_hardly_be_faster() -> None:
+    clock = Clock()
+    engine = TimedEngine(clock, lambda size: 0.08)
+    async with batching(engine, max_batch_size=8, max_queue_size=64, clock=clock) as batcher:
+        await asyncio.gather(*submit(batcher, *range(40), traffic="job"))
+        engine.sizes.clear()
+        await asyncio.gather(*submit(batcher, 1), *submit(batcher, *range(15), traffic="job"))
         assert engine.sizes == [8, 8]
 
 
