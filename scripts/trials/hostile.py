@@ -22,6 +22,7 @@ from scripts.trials.attacks import TARGET, Attack, held, make
 from scripts.trials.background import in_background
 from scripts.trials.cluster import Cluster, Footprint, frame_pools, frame_pools_remain, stream, until
 from scripts.trials.described import described
+from scripts.trials.tensor_attacks import send_tensors
 from scripts.trials.wire import Address, NotHttp, RawAnswer, read_answers, send
 from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
@@ -101,6 +102,7 @@ def hostile(
     with stream(cluster, TARGET, video, loop=True, max_fps=1):
         storm = _Storm(cluster, api, client, trial)
         storm.send_all(range(-min(_WARM_UP, times // 2), 0))
+        send_tensors(cluster.url)
         trial.before, pools = storm.settled({}), frame_pools()
         processes = {name: cluster.replicas(name) for name in _LASTING}
         for first in range(0, times, _BATCH):
