@@ -103,6 +103,7 @@ def hostile(
         storm = _Storm(cluster, api, client, trial)
         storm.send_all(range(-min(_WARM_UP, times // 2), 0))
         send_tensors(cluster.url)
+        httpx.get(f"{cluster.url}/overview", timeout=_TIMEOUT_S, trust_env=False)  # opens connections that are kept
         trial.before, pools = storm.settled({}), frame_pools()
         processes = {name: cluster.replicas(name) for name in _LASTING}
         for first in range(0, times, _BATCH):
