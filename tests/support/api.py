@@ -32,6 +32,11 @@ class Keys:
         self._entries: list[dict[str, Any]] = []
         self.save()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of a server with these keys, which keeps the secret of its sessions beside them."""
+        return {"access": {"keys_file": str(self.path)}, "streams": {"state_dir": str(self.path.parent / "state")}}
+
     def add(self, name: str, *scopes: str, **fields: Any) -> dict[str, str]:
         """Add a new key to the file, and return the request header with the key."""
         key, entry = make_key(name, scopes)
@@ -56,8 +61,8 @@ def build(
     drift: FakeDrift | None = None,
     **args: Any,
 ) -> FastAPI:
-    own = args.pop("access", {}) | ({"keys_file": str(keys.path)} if keys else {})
-    parsed = parse_args({"access": own} | args)
+    settings = keys.settings if keys else {}
+    parsed = parse_args(settings | args | {"access": args.get("access", {}) | settings.get("access", {})})
     served = backend or FakeBackend(), streams or FakeStreams(), jobs or FakeJobs(), drift or FakeDrift()
     return build_api(*served, metrics or FakeMetrics(), parsed)
 
@@ -97,7 +102,7 @@ def served_with(keys: Keys, **fields: Any) -> Iterator[StreamServer]:
     The client of the server sends a valid key.
     """
     header = keys.add("dock", "streams", **fields)
-    with serve_streams({"access": {"keys_file": str(keys.path)}}) as served:
+    with serve_streams(keys.settings) as served:
         served.http.headers.update(header)
         served.http.post("/streams", json=STREAM).raise_for_status()
         yield served

@@ -3,109 +3,23 @@
 from __future__ import annotations
 
 import base64
-import functools
 import json
-import os
-import re
-import stat
 import time
-from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
 
 from serve_app.api import session as session_routes
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.permissions import RouteTable
-from serve_app.api.access.secret import load_secret
 from serve_app.api.access.sessions import COOKIE, MAX_AGE_S, Sessions
-from serve_app.errors import Unavailable
-from serve_app.schemas.streams import StreamSpec, StreamStatus
-from serve_app.types import Principal
 from tests.support.api import STREAM, Keys, build, client_of, connect_to, is_error, served_with
-from tests.support.fakes import FakeMetrics, FakeStreams
-from tests.unit.api.access.test_permissions import HTTP, TABLE, access_to, filled, first_message
+from tests.unit.api.access.sessions.site import HOST, OWN_PAGE, Site
+from tests.unit.api.access.test_permissions import TABLE
 
 pytestmark = pytest.mark.anyio
-
-HOST = "sightline.example"
-OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Origin": f"https://{HOST}"}
-PATHS = [path for path in HTTP if access_to(path, "GET").protocol is None]
-OTHER_SERVERS = [
-    path for path in HTTP if access_to(path, "GET").protocol is not None and access_to(path, "GET").permission
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("sessions") / "state"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SERVE_APP_STATE_DIR", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def shared_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    return Keys(tmp_path_factory.mktemp("keys") / "keys.yaml")
-
-
-@pytest.fixture
-def keys(shared_keys: Keys) -> Keys:
-    """Return a keys file without keys. All tests share it, and one API with it, because an API takes long to build."""
-    shared_keys.clear()
-    return shared_keys
-
-
-@functools.cache
-def shared_api(keys: Keys) -> tuple[FastAPI, FakeMetrics]:
-    metrics = FakeMetrics()
-    return build(keys=keys, metrics=metrics, streams=EmptyStreams()), metrics
-
-
-class EmptyStreams(FakeStreams):
-    """Fake streams that forget a new stream, so that the next test can create it."""
-
-    async def create(self, spec: StreamSpec, who: Principal) -> StreamStatus:
-        created = await super().create(spec, who)
-        await self.delete(spec.id, who)
-        return created
-
-
-class Site:
-    """An API with keys, a key of the client ``dock``, and the browser of a user who has signed in with it."""
-
-    def __init__(self, keys: Keys, *scopes: str, **fields: Any) -> None:
-        self.keys = keys
-        self.header = keys.add("dock", *(scopes or ("detect", "streams", "jobs")), **fields)
-        self.key = self.header["Authorization"].removeprefix("Bearer ")
-        self.api, self.metrics = shared_api(keys)
-        self.cookie = self.token = ""
-
-    async def call(self, method: str, path: str, header: dict[str, str] | None = None, **body: Any) -> httpx.Response:
-        async with client_of(self.api, HOST) as client:
-            return await client.request(method, path, headers=header or {}, **body)
-
-    async def sign_in(self, key: str = "") -> httpx.Response:
-        response = await self.call("POST", "/session", OWN_PAGE, json={"key": key or self.key})
-        if response.status_code == 200:
-            self.cookie = SimpleCookie(response.headers["set-cookie"])[COOKIE].value
-            self.token = response.json()["csrf_token"]
-        return response
-
-    def browser(self, **header: str) -> dict[str, str]:
-        """Return the headers of a request that the site's own page makes."""
-        return OWN_PAGE | {"Cookie": f"{COOKIE}={self.cookie}", "X-CSRF-Token": self.token} | header
-
-
-@pytest.fixture
-async def site(keys: Keys) -> Site:
-    site = Site(keys)
-    assert (await site.sign_in()).status_code == 200
-    return site
 
 
 async def test_a_key_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(keys: Keys) -> None:
@@ -335,153 +249,6 @@ def test_a_socket_with_a_cookie_is_closed_when_its_key_is_revoked(keys: Keys) ->
             keys.clear()
             with pytest.raises(Exception, match="4401"):
                 socket.recv(timeout=60)
-
-
-# Pages of other sites
-
-
-CHANGES = [
-    (method, path)
-    for path in PATHS
-    for method in ("POST", "PUT", "PATCH", "DELETE")
-    if method in access_to(path, method).methods and access_to(path, method).permission
-]
-FOREIGN = [
-    {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
-    {"Sec-Fetch-Site": "same-site", "Origin": f"https://other.{HOST}"},
-    {"Sec-Fetch-Site": "cross-site", "Origin": f"https://{HOST}"},
-    {"Sec-Fetch-Site": "none"},
-    {"Origin": "https://evil.example"},
-    {"Origin": "null"},
-    {},
-]
-
-
-def test_the_routes_that_change_something_are_all_there() -> None:
-    assert {("POST", "/detect"), ("POST", "/streams/snapshot"), ("DELETE", "/session")} <= set(CHANGES)
-    assert len(CHANGES) > 20
-
-
-@pytest.mark.parametrize(("method", "path"), CHANGES, ids=" ".join)
-async def test_a_page_of_another_site_cannot_change_anything(site: Site, method: str, path: str) -> None:
-    site.keys._entries[0]["scopes"] = ["admin"]
-    site.keys.save()
-    for foreign in FOREIGN:
-        header = foreign | {"Cookie": f"{COOKIE}={site.cookie}", "X-CSRF-Token": site.token}
-        assert is_error(await site.call(method, filled(path), header), 403, "forbidden"), foreign
-    for token in ("", "x", site.token[:-1], site.cookie):
-        header = site.browser() | {"X-CSRF-Token": token}
-        assert is_error(await site.call(method, filled(path), header), 403, "forbidden"), token
-    own = await site.call(method, filled(path), site.browser())
-    assert own.status_code not in {401, 403}
-    without_fetch_metadata = {name: value for name, value in site.browser().items() if name != "Sec-Fetch-Site"}
-    assert (await site.call(method, filled(path), without_fetch_metadata)).status_code == own.status_code
-
-
-async def test_the_token_of_another_session_is_refused(site: Site) -> None:
-    token = site.token
-    await site.sign_in()
-    header = site.browser() | {"X-CSRF-Token": token}
-    assert is_error(await site.call("POST", "/streams", header, json=STREAM), 403, "forbidden")
-
-
-@pytest.mark.parametrize("fetch_site", ["cross-site", "same-site"])
-async def test_a_page_of_another_site_cannot_show_images_of_this_one(site: Site, fetch_site: str) -> None:
-    header = {"Cookie": f"{COOKIE}={site.cookie}", "Sec-Fetch-Site": fetch_site}
-    assert is_error(await site.call("GET", "/streams", header), 403, "forbidden")
-
-
-@pytest.mark.parametrize("path", sorted({route.path for route in TABLE.routes if not route.methods}))
-@pytest.mark.parametrize(
-    "origin", ["", "null", "https://evil.example", f"https://{HOST}.evil.example", f"https://{HOST}:81", "//[", HOST]
-)
-async def test_a_page_of_another_site_cannot_open_a_websocket(site: Site, path: str, origin: str) -> None:
-    header = {"Host": HOST, "Cookie": f"{COOKIE}={site.cookie}"} | ({"Origin": origin} if origin else {})
-    refused = await first_message(site.api, filled(path), header)
-    assert (refused["type"], refused["status"]) == ("websocket.http.response.start", 403)
-    accepted = await first_message(site.api, filled(path), header | {"Origin": f"https://{HOST}"})
-    assert accepted["type"] == "websocket.accept"
-
-
-@pytest.mark.parametrize("path", OTHER_SERVERS)
-async def test_routes_of_other_servers_do_not_accept_cookies(site: Site, path: str) -> None:
-    for method in access_to(path, "GET").methods:
-        response = await site.call(method, filled(path), site.browser())
-        assert response.status_code in {400, 401}, method
-        assert site.metrics.refusals[-1] == "unauthorized"
-
-
-async def test_a_wrong_authorization_header_is_not_replaced_by_the_cookie(site: Site) -> None:
-    for value in ("Bearer sl_wrong", "Bearer", "Basic x", "nothing"):
-        response = await site.call("GET", "/streams", site.browser(Authorization=value))
-        assert is_error(response, 401, "unauthorized"), value
-
-
-async def test_pages_of_allowed_origins_cannot_use_cookies(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVE_APP_CORS_ORIGINS", "https://app.example")
-    site = Site(keys)
-    site.api = build(keys=keys)
-    await site.sign_in()
-    header = site.browser() | {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
-    response = await site.call("GET", "/session", header)
-    assert response.status_code == 403
-    assert "access-control-allow-credentials" not in response.headers
-
-
-# The secret
-
-
-def test_the_secret_is_made_once_and_only_the_service_can_read_it(tmp_path: Path) -> None:
-    first = load_secret(tmp_path / "state")
-    assert load_secret(tmp_path / "state") == first
-    assert len(first) == 32
-    (file,) = (tmp_path / "state").iterdir()  # no temporary file is left
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-
-
-async def test_all_replicas_read_the_cookies_of_each_other(site: Site) -> None:
-    site.api = build(keys=site.keys)
-    assert (await site.call("GET", "/session", site.browser())).json()["name"] == "dock"
-
-
-def test_of_two_replicas_that_make_the_secret_at_once_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state, link = tmp_path / "state", os.link
-
-    def late(source: Path, target: Path) -> None:
-        target.write_bytes(b"x" * 32)
-        target.chmod(0o600)
-        link(source, target)
-
-    monkeypatch.setattr(os, "link", late)
-    assert load_secret(state) == b"x" * 32
-    assert len(list(state.iterdir())) == 1
-
-
-@pytest.mark.parametrize("damage", ["short", "long", "readable", "link", "folder"])
-async def test_a_secret_that_others_may_know_is_refused(
-    keys: Keys, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state_dir = tmp_path / "state"
-    load_secret(state_dir)
-    file = state_dir / "session-secret"
-    if damage in {"short", "long"}:
-        file.write_bytes(b"x" * (31 if damage == "short" else 33))
-    elif damage == "readable":
-        file.chmod(0o604)
-    else:
-        moved = file.rename(state_dir / "moved")
-        if damage == "link":
-            file.symlink_to(moved)
-        else:
-            file.mkdir()
-    with pytest.raises(Unavailable, match=re.escape("streams.state_dir: its file session-secret")):
-        load_secret(state_dir)
-    site = Site(keys)
-    monkeypatch.setenv("SERVE_APP_STATE_DIR", str(state_dir))
-    site.api = build(keys=keys)
-    response = await site.sign_in()
-    assert is_error(response, 503, "unavailable")
-    assert str(state_dir) not in response.text
 
 
 def test_the_table_has_the_routes_of_sessions() -> None:
