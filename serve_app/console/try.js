@@ -18,6 +18,7 @@ const PAUSE_MS = 120; // after the last move of a slider
 export function show(page) {
   let models = [{ name: "default", labels: [] }];
   let picture = null; // { blob, name, url }
+  let newest = 0; // counts choices of images, so that a sample that arrives late does not replace a later choice
   let latest = null; // { result, roundTrip_ms }
   let running = null; // the AbortController of the request in flight
   let timer = 0;
@@ -204,15 +205,17 @@ export function show(page) {
   }
 
   async function use(address, name) {
+    const mine = ++newest;
     try {
-      const response = await send(address);
-      take(await response.blob(), name);
+      const blob = await (await send(address)).blob();
+      if (mine === newest) take(blob, name);
     } catch (error) {
       notifyError(error);
     }
   }
 
   function take(blob, name) {
+    newest += 1;
     if (picture) URL.revokeObjectURL(picture.url);
     picture = { blob, name, url: URL.createObjectURL(blob) };
     latest = null;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.integration.console.conftest import Open, check
 from tests.support import squares
@@ -34,6 +34,27 @@ def test_an_image_is_shown_with_its_boxes_and_the_same_call_to_copy(open_page: O
     expect(page.get_by_role("tabpanel")).to_contain_text("--confidence 0.1 --classes green")
     expect(page.get_by_role("region", name="Time")).to_contain_text("inference")
     check(page, "try")
+
+
+def test_a_sample_that_arrives_late_does_not_replace_the_chosen_image(open_page: Open, tmp_path: Path) -> None:
+    picture = tmp_path / "mine.png"
+    picture.write_bytes(squares.encode(squares.picture([Square("red", 2, 5)])))
+    page = open_page("#/try")
+    held: list[Route] = []
+    page.route("**/samples/belt.jpg", lambda route: held.append(route))
+    call = page.get_by_role("tabpanel")
+    expect(call).to_contain_text("@parcels.jpg")
+    with page.expect_request("**/samples/belt.jpg"):
+        page.get_by_role("button", name="Belt").click()
+    page.locator("input[type=file]").first.set_input_files(picture)
+    expect(call).to_contain_text("@mine.png")
+    with page.expect_response("**/samples/belt.jpg") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.unroute_all()
+    page.evaluate("fetch('console/samples/floor.jpg').then((later) => later.blob())")  # the page has read the first one
+    expect(page.get_by_role("img", name="The image mine.png")).to_be_visible()
+    assert page.get_by_role("img", name="The image belt.jpg").count() == 0
 
 
 def test_an_image_that_cannot_be_decoded_shows_the_reason(open_page: Open, tmp_path: Path) -> None:
