@@ -13,7 +13,7 @@ from scripts.launch import free_port
 
 FPS = 20
 _SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's Python, which has the bindings of GStreamer
-_CAMERA, _RECORDER = (Path(__file__).with_name(f"rtsp_{name}.py") for name in ("camera", "recorder"))
+_PROGRAM = Path(__file__).with_name("rtsp_server.py")
 _START_TIMEOUT_S = 60.0
 
 
@@ -27,7 +27,7 @@ def camera(pictures: Path, credentials: str = "", fps: int = FPS) -> Iterator[in
 
     Raise NoCamera if the camera does not start.
     """
-    with _running(_CAMERA, str(pictures), str(fps), *filter(None, [credentials])) as port:
+    with _running("camera", str(pictures), str(fps), *filter(None, [credentials])) as port:
         yield port
 
 
@@ -37,14 +37,14 @@ def recorder(file: Path, credentials: str = "") -> Iterator[int]:
 
     Raise NoCamera if the server does not start.
     """
-    with _running(_RECORDER, str(file), *filter(None, [credentials])) as port:
+    with _running("recorder", str(file), *filter(None, [credentials])) as port:
         yield port
 
 
 @contextmanager
-def _running(program: Path, *arguments: str) -> Iterator[int]:
+def _running(kind: str, *arguments: str) -> Iterator[int]:
     port = free_port()
-    command = [_SYSTEM_PYTHON, str(program), str(port), *arguments]
+    command = [_SYSTEM_PYTHON, str(_PROGRAM), str(port), kind, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         expires_at_s = time.monotonic() + _START_TIMEOUT_S

@@ -25,7 +25,10 @@ from scripts.trials.camera import FPS, NoCamera, camera, recorder
 from scripts.trials.cluster import APPLICATION, Cluster, frame_pools
 from serve_app.app import build_app
 from serve_app.client import Client, SightlineError
+from serve_app.config import parse_args
+from serve_app.deployments.ingress import Ingress
 from serve_app.schemas.streams import StreamResult, StreamStatus
+from serve_app.types import DEFAULT_MODEL
 from tests.support import squares
 from tests.support.paths import ROOT
 from tests.support.videos import square_of
@@ -259,3 +262,25 @@ def streams(service: Service) -> Iterator[None]:
     yield
     for stream_id in stream_ids(service.url):
         delete_stream(service.url, stream_id)
+
+
+@contextmanager
+def ingress_with_keys(service: Service, keys_file: Path, name: str) -> Iterator[str]:
+    """Run another Ingress with API keys at the path ``/name``, and yield its URL. It calls the existing replicas."""
+    names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
+    behind = (serve.get_deployment_handle(one, APPLICATION) for one in names)
+    detectors = {DEFAULT_MODEL: serve.get_deployment_handle("Detector", APPLICATION)}
+    args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
+    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, detectors, args)
+    serve.run(ingress, name=name, route_prefix=f"/{name}")
+    url = f"{service.url}/{name}"
+    eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")
+    yield url
+    serve.delete(name)
+
+
+def delete_jobs(service: Service) -> None:
+    """Delete all jobs."""
+    with service.client() as client:
+        for job in client.get("/jobs").json()["jobs"]:
+            client.delete(f"/jobs/{job['job_id']}")

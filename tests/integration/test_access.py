@@ -7,22 +7,17 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ray import serve
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from scripts.trials.cluster import APPLICATION
 from serve_app.api.access.keys import make_key
-from serve_app.config import parse_args
-from serve_app.deployments.ingress import Ingress
-from serve_app.types import DEFAULT_MODEL
-from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, ingress_with_keys
 from tests.support import squares
 from tests.support.squares import Square
 from tests.support.videos import save_video
 
-PREFIX = "/guarded"
+NAME = "guarded"
 
 
 def save(path: Path, entries: list[dict[str, Any]]) -> None:
@@ -40,17 +35,8 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(service: Service, keys_file: Path) -> Iterator[str]:
-    """Run another Ingress with API keys and its own path. This Ingress calls the existing replicas."""
-    names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
-    behind = (serve.get_deployment_handle(name, APPLICATION) for name in names)
-    args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
-    detectors = {DEFAULT_MODEL: serve.get_deployment_handle("Detector", APPLICATION)}
-    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, detectors, args)
-    serve.run(ingress, name="guarded", route_prefix=PREFIX)
-    url = service.url + PREFIX
-    eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")
-    yield url
-    serve.delete("guarded")
+    with ingress_with_keys(service, keys_file, NAME) as url:
+        yield url
 
 
 def test_keys_apply_to_http_and_websocket_and_change_without_a_restart(guarded: str, keys_file: Path) -> None:
@@ -89,7 +75,7 @@ def test_a_browser_signs_in_and_works_with_its_cookie(guarded: str, keys_file: P
     response = eventually(sign_in, what="the key")
     cookie = {"Cookie": response.headers["set-cookie"].partition(";")[0]}
     picture = squares.encode(squares.picture([Square("red", 5, 10)]))
-    origin = guarded.removesuffix(PREFIX)
+    origin = guarded.removesuffix(f"/{NAME}")
     page = cookie | {"Origin": origin, "X-CSRF-Token": response.json()["csrf_token"]}
     answers = [
         httpx.post(f"{guarded}/detect", content=picture, headers=header, timeout=LONG_TIMEOUT_S).status_code

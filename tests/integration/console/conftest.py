@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.integration.conftest import Service
+from tests.integration.conftest import Service, delete_jobs
 from tests.support.paths import ROOT
 
 TIMEOUT_MS = 60_000  # long, because a machine may be many times slower than usual
@@ -69,9 +69,7 @@ def open_page(browser: Browser, service: Service) -> Iterator[Open]:
 def jobs(service: Service) -> Iterator[None]:
     """Delete all jobs at the end of a test."""
     yield
-    with service.client() as client:
-        for job in client.get("/jobs").json()["jobs"]:
-            client.delete(f"/jobs/{job['job_id']}")
+    delete_jobs(service)
 
 
 def is_problem(text: str) -> bool:

@@ -11,21 +11,15 @@ import httpx
 import pytest
 import yaml
 from playwright.sync_api import Route, expect
-from ray import serve
 
-from scripts.trials.cluster import APPLICATION
 from serve_app.api.access.keys import make_key
-from serve_app.config import parse_args
-from serve_app.deployments.ingress import Ingress
-from serve_app.types import DEFAULT_MODEL
-from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, start_stream
+from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, ingress_with_keys, start_stream
 from tests.integration.console.conftest import Open, check
 from tests.support import squares
 from tests.support.squares import Square
 from tests.support.videos import save_video
 
 MARKUP = '<img src=x onerror="window.attacked=1">'
-PREFIX = "/locked"
 _NOT_TEXTS = {"state", "type", "change", "direction", "task", "suppression", "policy", "name", "stream_id", "job_id"}
 
 
@@ -39,17 +33,8 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def locked(service: Service, keys_file: Path) -> Iterator[str]:
-    """Run another Ingress with API keys and its own path. This Ingress calls the existing replicas."""
-    names = ("Preprocessor", "StreamSupervisor", "JobSupervisor", "DriftMonitor")
-    behind = (serve.get_deployment_handle(name, APPLICATION) for name in names)
-    args = parse_args(service.args | {"access": {"keys_file": str(keys_file)}})
-    detectors = {DEFAULT_MODEL: serve.get_deployment_handle("Detector", APPLICATION)}
-    ingress = serve.deployment(Ingress, ray_actor_options={"num_cpus": 0.1}).bind(*behind, detectors, args)
-    serve.run(ingress, name="locked", route_prefix=PREFIX)
-    url = service.url + PREFIX
-    eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, what="readiness")
-    yield url
-    serve.delete("locked")
+    with ingress_with_keys(service, keys_file, "locked") as url:
+        yield url
 
 
 def test_a_key_signs_in_shows_what_it_allows_and_ends_the_session_when_it_is_removed(

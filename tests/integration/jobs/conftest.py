@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.schemas.jobs import AT_REST
 from serve_app.types import Json
-from tests.integration.conftest import Service, eventually
+from tests.integration.conftest import Service, delete_jobs, eventually
 from tests.support import squares
 
 PICTURES = 600
@@ -32,9 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def jobs(service: Service) -> Iterator[None]:
     """Delete all jobs at the end of a test."""
     yield
-    with service.client() as client:
-        for job in client.get("/jobs").json()["jobs"]:
-            client.delete(f"/jobs/{job['job_id']}")
+    delete_jobs(service)
 
 
 def create(service: Service, folder: Path, **fields: Any) -> Json:
