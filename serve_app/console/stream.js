@@ -39,6 +39,7 @@ export function showStream(page, id) {
         {},
         boxes,
         pause,
+        element("a.button", { href: url(path("streams", id, "frame.jpg")), download: `${id}.jpg` }, "Save a frame"),
         element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
         button("Delete", remove, { class: "danger quiet" }),
       ),
@@ -150,7 +151,7 @@ export function showStream(page, id) {
   }
 
   function remove() {
-    deleteLater(id, () => {});
+    deleteLater("streams", id);
     location.hash = "#/streams";
   }
 }
@@ -204,7 +205,7 @@ function outputCards({ sinks, recording }) {
   const cards = [];
   if (recording) {
     const text = recording.is_recording ? "A clip is being recorded." : "No clip is being recorded.";
-    const since = `${number(recording.clips)} clips since the stream's process started.`;
+    const since = `${number(recording.clips)} ${recording.clips === 1 ? "clip" : "clips"} since the stream's process started.`;
     const clips = `${text} ${since} Dropped frames: ${reasons(recording.dropped)}.`;
     cards.push(
       element(

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -20,7 +20,7 @@ TIMEOUT_MS = 60_000  # long, because a machine may be many times slower than usu
 _SCREENSHOTS = ROOT / "build/console"
 _SIZES_PX = {"light": (1280, 860), "dark": (1280, 860), "phone": (360, 740)}
 
-Open: TypeAlias = Callable[[str], Page]
+Open: TypeAlias = Callable[..., Page]
 
 expect.set_options(timeout=TIMEOUT_MS)
 
@@ -45,14 +45,16 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser, service: Service) -> Iterator[Open]:
     """Return a function that opens a page such as ``#/try``. The browser must report no error until the test's end.
 
-    An address of another application may be in front: ``http://127.0.0.1:8000/guarded#/try``.
+    An address of another application may be in front: ``http://127.0.0.1:8000/guarded#/try``. Further arguments are
+    those of a browser's context, such as ``has_touch``.
     """
     errors: list[str] = []
     with ExitStack() as stack:
 
-        def open_one(address: str) -> Page:
+        def open_one(address: str, **options: Any) -> Page:
             server, _, place = address.partition("#")
-            context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
+            usual: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce"}
+            context = browser.new_context(**usual | options)
             stack.callback(context.close)
             page = context.new_page()
             page.set_default_timeout(TIMEOUT_MS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.integration.conftest import Service
 from tests.integration.console.conftest import Open, check
 from tests.support import squares
 from tests.support.squares import Square
+
+DASHBOARD_URL = "http://127.0.0.1:8265"
 
 
 def test_a_job_over_uploaded_files_shows_its_results_and_failures(open_page: Open, tmp_path: Path) -> None:
@@ -51,4 +53,15 @@ def test_health_shows_what_serves(open_page: Open, service: Service) -> None:
     expect(model).to_contain_text("ready")
     expect(model).to_contain_text("openvino")
     expect(page.get_by_role("region", name="Refusals")).to_contain_text("undecodable")
+    link = page.get_by_role("link", name="Ray's dashboard")
+    assert link.count() == 0  # no dashboard runs in the tests' cluster
+    page.route("**/overview", add_dashboard)
+    expect(link).to_have_attribute("href", DASHBOARD_URL)
+    expect(link).to_have_attribute("rel", "noopener noreferrer")
     check(page, "health")
+
+
+def add_dashboard(route: Route) -> None:
+    """Let the real server answer, and add the address of a dashboard."""
+    response = route.fetch()
+    route.fulfill(response=response, json=response.json() | {"dashboard_url": DASHBOARD_URL})
