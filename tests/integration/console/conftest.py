@@ -16,8 +16,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.integration.conftest import Service, delete_jobs
 from tests.support.paths import ROOT
 
+UNDO_MS = 10_500  # a deletion can be undone for 10 s
 TIMEOUT_MS = 60_000  # long, because a machine may be many times slower than usual
-_SCREENSHOTS = ROOT / "build/console"
+SCREENSHOTS = ROOT / "build/console"
 _SIZES_PX = {"light": (1280, 860), "dark": (1280, 860), "phone": (360, 740)}
 
 Open: TypeAlias = Callable[..., Page]
@@ -84,12 +85,12 @@ def check(page: Page, name: str) -> None:
     found = Axe().run(page).response["violations"]
     serious = [one for one in found if one["impact"] in {"serious", "critical"}]
     assert not serious, [(one["id"], [node["html"] for node in one["nodes"]]) for one in serious]
-    _SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for kind, (width_px, height_px) in _SIZES_PX.items():
         page.emulate_media(color_scheme="dark" if kind == "dark" else "light")
         page.set_viewport_size({"width": width_px, "height": height_px})
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=_SCREENSHOTS / f"{name}-{kind}.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{kind}.png", full_page=True)
         if kind == "phone":
             assert page.evaluate("document.documentElement.scrollWidth") <= width_px
     page.emulate_media(color_scheme="light")
