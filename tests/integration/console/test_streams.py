@@ -39,10 +39,11 @@ def belt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("belt") / "belt.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 15, (squares.SIZE_PX, squares.SIZE_PX))
     for shift in range(PITCH * len(PARCELS) + COLUMNS):
-        columns = [shift - PITCH * number for number in range(len(PARCELS))]
-        shown = zip(PARCELS, columns, strict=True)
+        columns = (shift - PITCH * number for number in range(len(PARCELS)))
         parcels = [
-            Square(label, column, 8, brightness) for (label, brightness), column in shown if 0 <= column < COLUMNS
+            Square(label, column, 8, brightness)
+            for (label, brightness), column in zip(PARCELS, columns, strict=True)
+            if 0 <= column < COLUMNS
         ]
         writer.write(squares.picture(parcels))
     writer.release()
@@ -161,8 +162,8 @@ def test_zones_and_lines_that_are_drawn_by_mouse_touch_and_keyboard_count_what_i
         assert [line.labels for line in regions.lines] == [["green"], []]
         assert regions.lines[1].start == pytest.approx((0.51, 0.8))
         # The belt runs once more from its start, so that the page can be compared with what is known about it.
-        spec = {"source": {"uri": str(belt)}, "recording": {}} | regions.model_dump()
-        client.streams.replace("belt", spec)
+        spec = {"id": "belt", "source": {"uri": str(belt)}, "recording": {}} | regions.model_dump()
+        client.streams.replace(spec)
     page.get_by_role("link", name="belt").click()
     expect(page.locator(".status").first).to_have_text("completed")
     bright_red, green = PARCELS.count(("red", 255)), [label for label, _ in PARCELS].count("green")
@@ -176,8 +177,10 @@ def test_zones_and_lines_that_are_drawn_by_mouse_touch_and_keyboard_count_what_i
 
 
 def place(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Return the place on the page of a point of the stream's picture, which is given as fractions."""
-    box = page.locator(".board").bounding_box()
+    """Scroll to the stream's picture, and return where in the window this point is, which is given as fractions."""
+    board = page.locator(".board")
+    board.scroll_into_view_if_needed()
+    box = board.bounding_box()
     assert box is not None
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
