@@ -24,6 +24,8 @@ export function showStream(page, id) {
   const noEvents = element("p.muted", {}, "No events yet.");
   const pause = button("Pause", change);
   const boxes = button("Boxes", toggleBoxes, { "aria-pressed": "true" });
+  const address = url(path("streams", id, "frame.jpg"));
+  const frame = element("a.button", { href: address, download: `${id}.jpg`, hidden: true }, "Save a frame");
   const screen = element("div.screen", {}, canvas, waiting);
   const previews = new Previews({ onFrame: () => (waiting.hidden = true) });
   let status = null;
@@ -39,7 +41,7 @@ export function showStream(page, id) {
         {},
         boxes,
         pause,
-        element("a.button", { href: url(path("streams", id, "frame.jpg")), download: `${id}.jpg` }, "Save a frame"),
+        frame,
         element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
         button("Delete", remove, { class: "danger quiet" }),
       ),
@@ -96,6 +98,7 @@ export function showStream(page, id) {
     const isRunning = status.state === "running";
     setText(waiting, isRunning ? "waiting for a frame" : status.state);
     if (!isRunning) waiting.hidden = false;
+    frame.hidden = !isRunning;
     screen.classList.toggle("stale", !isRunning);
     setText(pause, ["paused", "failed"].includes(status.state) ? "Resume" : "Pause");
     pause.hidden = status.state === "completed";
