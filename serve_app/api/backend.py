@@ -55,6 +55,9 @@ class Backend(Protocol):
     async def figures(self) -> ServiceFigures:
         """Return the figures of all replicas that answer. Replicas that do not answer in time are left out."""
 
+    def dashboard_url(self) -> str | None:
+        """Return the address of Ray's dashboard, or None if no dashboard runs."""
+
     async def source_frame(self, source: SourceSpec) -> bytes:
         """Return a frame of a source as a JPEG.
 

@@ -129,6 +129,7 @@ OVERVIEW: Json = {
         "states": {"steady": 3, "drifting": 1},
         "drifting": [{"model": "default", "source": f"stream/{STREAM_ID}", "features": ["brightness"]}],
     },
+    "dashboard_url": "http://127.0.0.1:8265",
 }
 HEALTH: Json = {"status": "ok"}
 READY: Json = {

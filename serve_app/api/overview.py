@@ -44,7 +44,8 @@ def router(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift) -> Rout
             _part(request, "jobs", lambda: _states_of_jobs(jobs, who)),
             _part(request, "detect", lambda: _drift(drift, streams, who, request)),
         )
-        found = {"streams": of_streams, "jobs": of_jobs, "drift": of_drift}
+        dashboard_url = backend.dashboard_url() if who.is_admin else None
+        found = {"streams": of_streams, "jobs": of_jobs, "drift": of_drift, "dashboard_url": dashboard_url}
         return figures.overview().model_copy(update=found)
 
     return routes

@@ -58,12 +58,12 @@ export function field(label, control, hint = "", shown = control) {
   return element("div.field", {}, element("label", { for: control.id }, label), shown, note);
 }
 
-/** Show the error below a control that `field` has made, or its hint again if `message` is empty. */
+/** Show the error and the hint below a control that `field` has made, or only the hint if `message` is empty. */
 export function setError(control, message) {
   const note = document.getElementById(control.getAttribute("aria-describedby"));
   if (!note) return;
   note.dataset.hint ??= note.textContent;
-  note.textContent = message || note.dataset.hint;
+  note.textContent = [message, note.dataset.hint].filter(Boolean).join(". ");
   note.classList.toggle("error", Boolean(message));
   if (message) control.setAttribute("aria-invalid", "true");
   else control.removeAttribute("aria-invalid");

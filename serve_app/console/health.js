@@ -11,7 +11,8 @@ export function show(page) {
   const message = element("p.muted", { role: "status" });
   const content = element("div.stack");
   const rates = new Map(); // images per second by model, the newest last
-  page.append(element("h1", {}, "Health"), message, content);
+  const dashboard = element("p.muted");
+  page.append(element("div.row.spread", {}, element("h1", {}, "Health"), dashboard), message, content);
   return poll(read, 2);
 
   async function read() {
@@ -22,6 +23,7 @@ export function show(page) {
         rates.set(status.name, [...values, images_per_s].slice(-CAPACITY));
       }
       message.textContent = "";
+      if (!dashboard.children.length) dashboard.append(...dashboardLink(overview.dashboard_url));
       const y = scrollY;
       content.replaceChildren(...sections(overview, rates));
       scrollTo({ top: y, behavior: "instant" });
@@ -29,6 +31,16 @@ export function show(page) {
       message.textContent = error.message;
     }
   }
+}
+
+/** Return a link to Ray's dashboard, or only its address if this browser is on another machine than its loopback. */
+function dashboardLink(address) {
+  if (!address) return [];
+  const isLocal = ({ hostname }) => ["127.0.0.1", "localhost", "[::1]"].includes(hostname);
+  if (isLocal(new URL(address)) && !isLocal(location))
+    return [element("span", {}, `Ray's dashboard is at ${address} on the server.`)];
+  const options = { href: address, target: "_blank", rel: "noopener noreferrer" };
+  return [element("a", options, "Ray's dashboard"), " (its token: ", element("code", {}, "ray get-auth-token"), ")"];
 }
 
 function sections(overview, rates) {

@@ -1,9 +1,10 @@
 // One job: its progress, its results as pictures with filters, its failed items with their reasons, and its files.
 
+import { deleteLater } from "./deletions.js";
 import { button, choice, element, setOptions, setText } from "./elements.js";
 import { call, path, poll, url } from "./http.js";
 import { progressBar } from "./job_progress.js";
-import { notify, notifyError } from "./notices.js";
+import { notifyError } from "./notices.js";
 import { badge, clock, duration, figures, number, reasons, setBadge } from "./words.js";
 
 const AT_REST = ["completed", "cancelled", "failed", "expired"];
@@ -85,7 +86,8 @@ export function showJob(page, id) {
       !isOver && job.state !== "paused" && ["Pause", "pause"],
       job.state === "paused" && ["Resume", "resume"],
       !isOver && ["Cancel", "cancel"],
-      isOver && job.failed > 0 && ["Retry what failed", "retry"],
+      job.state === "completed" && job.failed > 0 && ["Retry what failed", "retry"],
+      ["cancelled", "failed"].includes(job.state) && ["Continue", "retry"], // also with the items that are not done
       isOver && ["Delete", "delete"],
     ].filter(Boolean);
     const now = JSON.stringify(wanted);
@@ -109,8 +111,7 @@ export function showJob(page, id) {
   async function act(verb) {
     try {
       if (verb === "delete") {
-        await call(path("jobs", id), { method: "DELETE" });
-        notify(`${id} is deleted.`);
+        deleteLater("jobs", id);
         location.hash = "#/jobs";
       } else {
         const json = verb === "retry" ? { items: "failed" } : undefined;

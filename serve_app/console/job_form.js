@@ -1,6 +1,7 @@
 // The form that starts a job: images in a folder of the server, uploaded files, or URLs.
 
-import { element, field, setError, setOptions } from "./elements.js";
+import { element, field } from "./elements.js";
+import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call } from "./http.js";
 
 const KINDS = {
@@ -16,10 +17,7 @@ export function showJobForm(page) {
     "source.path": element("input", { autocomplete: "off", spellcheck: "false" }),
     "source.urls": element("textarea", { spellcheck: "false", placeholder: "https://example.com/dock.jpg" }),
     "source.every_s": element("input", { type: "number", min: 0, step: "any", inputmode: "decimal" }),
-    id: element("input", { autocomplete: "off", spellcheck: "false", maxlength: 64 }),
-    "detect.model": element("select"),
-    "detect.confidence": element("input", { autocomplete: "off", placeholder: "0.5" }),
-    "detect.classes": element("input", { autocomplete: "off" }),
+    ...sharedControls(),
   };
   const files = element("input", { type: "file", multiple: "", accept: "image/*" });
   const folder = element("input", { type: "file", webkitdirectory: "" });
@@ -51,33 +49,21 @@ export function showJobForm(page) {
         "fieldset",
         {},
         element("legend.label", {}, "Source"),
-        ...kinds.map(([control, text]) => element("label.check", {}, control, element("span", {}, text))),
+        ...kinds.map(([control, text]) => check(text, control)),
       ),
       ...Object.values(fields),
-      element(
-        "div.pair",
-        {},
-        field("Name", controls.id, "Letters, digits, - and _. Without one, the server makes one."),
-        field("Model", controls["detect.model"]),
-        field("Confidence", controls["detect.confidence"], "0.4, or one for each class: person:0.6,*:0.4"),
-        field("Classes", controls["detect.classes"], "Separated by commas. Empty for all."),
-      ),
+      element("div.pair", {}, ...sharedFields(controls)),
       element(
         "fieldset",
         {},
         element("legend.label", {}, "Results"),
-        element(
-          "div.row",
-          {},
-          ...formats.map((control) => element("label.check", {}, control, element("span", {}, control.value))),
-        ),
+        element("div.row", {}, ...formats.map((control) => check(control.value, control))),
       ),
       problem,
       element("div.row", {}, submit, element("a.button", { href: "#/jobs" }, "Cancel")),
     ),
   );
   refresh();
-  readModels();
 
   function kind() {
     return kinds.find(([control]) => control.checked)[0].value;
@@ -90,39 +76,21 @@ export function showJobForm(page) {
     fields.upload.hidden = kind() !== "upload";
   }
 
-  async function readModels() {
-    const found = await call("/models").catch(() => ({ models: [{ name: "default" }] }));
-    setOptions(
-      controls["detect.model"],
-      found.models.map(({ name }) => [name, name]),
-    );
-  }
-
   function spec() {
     const text = (name) => controls[name].value.trim();
     const source = { type: kind() };
     if (!fields.path.hidden) source.path = text("source.path");
     if (!fields.every_s.hidden && text("source.every_s")) source.every_s = Number(text("source.every_s"));
     if (!fields.urls.hidden) source.urls = text("source.urls").split(/\s+/).filter(Boolean);
-    const detect = {};
-    if (text("detect.model")) detect.model = text("detect.model");
-    if (text("detect.confidence")) detect.confidence = Number(text("detect.confidence")) || text("detect.confidence");
-    const classes = text("detect.classes")
-      .split(",")
-      .map((part) => part.trim())
-      .filter(Boolean);
-    if (classes.length) detect.classes = classes;
     const wanted = formats.filter(({ checked }) => checked).map(({ value }) => value);
-    const made = { source, detect, outputs: wanted.length ? [{ formats: wanted }] : [] };
-    if (text("id")) made.id = text("id");
-    return made;
+    return { source, outputs: wanted.length ? [{ formats: wanted }] : [], ...sharedSpec(controls) };
   }
 
   async function start(event) {
     event.preventDefault();
     submit.disabled = true;
     problem.hidden = true;
-    for (const control of Object.values(controls)) setError(control, "");
+    clearErrors(controls);
     try {
       const job = spec();
       const chosen = [...files.files, ...folder.files];
@@ -137,7 +105,9 @@ export function showJobForm(page) {
       const { job_id } = await call("/jobs", request);
       location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
     } catch (error) {
-      showErrors(error);
+      const plain = (name) => name.replace(/^source\.(files|urls|video|archive|upload)\./, "source.");
+      const problems = Object.entries(error.byField()).map(([name, text]) => [plain(name), text]);
+      fail(showErrors(controls, Object.fromEntries(problems)));
     } finally {
       submit.disabled = false;
     }
@@ -146,17 +116,5 @@ export function showJobForm(page) {
   function fail(text) {
     problem.textContent = text;
     problem.hidden = !text;
-  }
-
-  /** Show each problem at the field that it names, and all others above the buttons. */
-  function showErrors(error) {
-    const rest = [];
-    for (const [name, text] of Object.entries(error.byField())) {
-      const plain = name.replace(/^source\.(files|urls|video|archive|upload)\./, "source.");
-      const known = Object.keys(controls).find((one) => plain === one || plain.startsWith(`${one}.`));
-      if (known && controls[known].offsetParent) setError(controls[known], text);
-      else rest.push(name ? `${name}: ${text}` : text);
-    }
-    fail(rest.join("; "));
   }
 }

@@ -1,5 +1,6 @@
 // Batch jobs: the list with progress and rate, and the way to a new job and to the results of each.
 
+import { isLeaving } from "./deletions.js";
 import { element, setText } from "./elements.js";
 import { call, path, poll } from "./http.js";
 import { showJob } from "./job.js";
@@ -81,7 +82,7 @@ function makeRow(id) {
   return { shown, update };
 
   function update(job) {
-    setBadge(state, job.state);
+    setBadge(state, isLeaving("jobs", id) ? "deleting" : job.state);
     setText(cause, job.detail);
     setText(source, job.source);
     setText(

@@ -1,7 +1,7 @@
 // Starts the page: asks who the caller is, and shows the page that the address names, such as #/streams/gate.
 
 import { element } from "./elements.js";
-import { ApiError } from "./http.js";
+import { ApiError, SERVER } from "./http.js";
 import { allows, callerBadge, readSession, signInForm } from "./session.js";
 
 // Each page is a module, which is loaded when it is first shown. `show(page, ...parts)` fills the element and returns
@@ -16,6 +16,8 @@ const PAGES = [
 const page = document.getElementById("page");
 let close = () => {};
 let shown = 0;
+// The tabs of a browser share one cookie, so each tells the others when it signs in or out.
+const tabs = new BroadcastChannel(`sightline ${SERVER}`);
 let session = null;
 
 async function start() {
@@ -27,13 +29,31 @@ async function start() {
     setTimeout(start, 3000);
     return;
   }
-  document.getElementById("caller").replaceChildren(...callerBadge(() => signIn("You are signed out.")));
+  document.getElementById("caller").replaceChildren(...callerBadge(onSignedOut));
   for (const link of document.querySelectorAll("#pages a")) {
     const { permission } = PAGES.find(({ name }) => link.hash === `#/${name}`);
     link.hidden = !session || (permission !== null && !allows(permission));
   }
   if (session) await show();
   else signIn();
+}
+
+function onSignedIn() {
+  tabs.postMessage("signed in");
+  start();
+}
+
+function onSignedOut() {
+  tabs.postMessage("signed out");
+  signIn("You are signed out.");
+}
+
+/** Use the new cookie and its CSRF token. What is shown stays, if it is for the same key. */
+async function onOtherTab() {
+  const before = session;
+  const now = await readSession().catch(() => null);
+  if (before && now && before.name === now.name) session = now;
+  else start();
 }
 
 function signIn(reason) {
@@ -43,7 +63,7 @@ function signIn(reason) {
   close = () => {};
   document.getElementById("caller").replaceChildren();
   for (const link of document.querySelectorAll("#pages a")) link.hidden = true;
-  page.replaceChildren(signInForm(start, reason));
+  page.replaceChildren(signInForm(onSignedIn, reason));
 }
 
 async function show() {
@@ -78,5 +98,6 @@ addEventListener("hashchange", () => {
   page.focus({ preventScroll: true });
   show();
 });
+tabs.addEventListener("message", onOtherTab);
 document.addEventListener("signed-out", () => session && signIn("Your session has ended. Sign in again."));
 start();

@@ -1,6 +1,7 @@
 // The fields of a zone or a line, and their form in the API.
 
 import { button, element, field } from "./elements.js";
+import { list } from "./form_fields.js";
 
 /** Return the regions of the API's JSON as one list, in which zones and lines have the same fields. */
 export function fromApi({ zones, lines }) {
@@ -30,10 +31,7 @@ function common({ original, name, labels }) {
   const wanted =
     labels === before
       ? (original.labels ?? [])
-      : labels
-          .split(",")
-          .map((one) => one.trim())
-          .filter(Boolean);
+      : list(labels);
   return { ...original, name: name.trim(), labels: wanted };
 }
 

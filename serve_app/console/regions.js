@@ -144,6 +144,7 @@ export function showRegions(page, id) {
   function draw() {
     const { width, height } = size();
     drawnSize = `${width} ${height}`;
+    board.style.maxWidth = `calc(${width / height} * 76vh)`; // so that a high picture fits the window
     const scale = width / (board.getBoundingClientRect().width || width);
     const group = document.activeElement?.closest("g.region");
     const focused = group && regions[[...layer.children].indexOf(group)];

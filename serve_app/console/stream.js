@@ -24,6 +24,8 @@ export function showStream(page, id) {
   const noEvents = element("p.muted", {}, "No events yet.");
   const pause = button("Pause", change);
   const boxes = button("Boxes", toggleBoxes, { "aria-pressed": "true" });
+  const address = url(path("streams", id, "frame.jpg"));
+  const frame = element("a.button", { href: address, download: `${id}.jpg`, hidden: true }, "Save a frame");
   const screen = element("div.screen", {}, canvas, waiting);
   const previews = new Previews({ onFrame: () => (waiting.hidden = true) });
   let status = null;
@@ -39,6 +41,7 @@ export function showStream(page, id) {
         {},
         boxes,
         pause,
+        frame,
         element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
         button("Delete", remove, { class: "danger quiet" }),
       ),
@@ -95,6 +98,7 @@ export function showStream(page, id) {
     const isRunning = status.state === "running";
     setText(waiting, isRunning ? "waiting for a frame" : status.state);
     if (!isRunning) waiting.hidden = false;
+    frame.hidden = !isRunning;
     screen.classList.toggle("stale", !isRunning);
     setText(pause, ["paused", "failed"].includes(status.state) ? "Resume" : "Pause");
     pause.hidden = status.state === "completed";
@@ -150,7 +154,7 @@ export function showStream(page, id) {
   }
 
   function remove() {
-    deleteLater(id, () => {});
+    deleteLater("streams", id);
     location.hash = "#/streams";
   }
 }
@@ -204,7 +208,7 @@ function outputCards({ sinks, recording }) {
   const cards = [];
   if (recording) {
     const text = recording.is_recording ? "A clip is being recorded." : "No clip is being recorded.";
-    const since = `${number(recording.clips)} clips since the stream's process started.`;
+    const since = `${number(recording.clips)} ${recording.clips === 1 ? "clip" : "clips"} since the stream's process started.`;
     const clips = `${text} ${since} Dropped frames: ${reasons(recording.dropped)}.`;
     cards.push(
       element(

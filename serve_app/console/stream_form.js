@@ -1,12 +1,12 @@
 // The form that starts a stream. A picture of the source can be looked at before.
 
-import { button, choice, element, field, setError, setOptions } from "./elements.js";
+import { button, choice, element, field } from "./elements.js";
+import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call, send } from "./http.js";
 import { notify } from "./notices.js";
 
 export function showForm(page) {
   const controls = {
-    id: element("input", { autocomplete: "off", spellcheck: "false", maxlength: 64 }),
     "source.uri": element("input", { autocomplete: "off", spellcheck: "false", required: "" }),
     "source.loop": element("input", { type: "checkbox" }),
     "source.tls_verify": element("input", { type: "checkbox", checked: true }),
@@ -19,9 +19,7 @@ export function showForm(page) {
       ],
       "",
     ),
-    "detect.model": element("select"),
-    "detect.confidence": element("input", { placeholder: "0.5", autocomplete: "off" }),
-    "detect.classes": element("input", { autocomplete: "off" }),
+    ...sharedControls(),
     track: element("input", { type: "checkbox" }),
     degrade: element("input", { type: "checkbox" }),
   };
@@ -43,10 +41,7 @@ export function showForm(page) {
     element(
       "div.pair",
       {},
-      field("Name", controls.id, "Letters, digits, - and _. Without one, the server makes one."),
-      field("Model", controls["detect.model"]),
-      field("Confidence", controls["detect.confidence"], "0.4, or one for each class: person:0.6,*:0.4"),
-      field("Classes", controls["detect.classes"], "Separated by commas. Empty for all."),
+      ...sharedFields(controls),
       field("Frames per second, at most", controls.max_fps, "Empty for as many as the source has."),
       field("If the model is slower", controls.policy),
     ),
@@ -62,22 +57,8 @@ export function showForm(page) {
     element("div.row", {}, submit, element("a.button", { href: "#/streams" }, "Cancel")),
   );
   page.append(element("h1", {}, "Add a stream"), form);
-  readModels();
   controls["source.uri"].focus();
   return () => URL.revokeObjectURL(address);
-
-  async function readModels() {
-    let names = ["default"];
-    try {
-      names = (await call("/models")).models.map(({ name }) => name);
-    } catch {
-      // the key may have no permission to list them
-    }
-    setOptions(
-      controls["detect.model"],
-      names.map((name) => [name, name]),
-    );
-  }
 
   function source() {
     return {
@@ -89,19 +70,10 @@ export function showForm(page) {
 
   function spec() {
     const text = (name) => controls[name].value.trim();
-    const made = { source: source(), track: controls.track.checked, degrade: controls.degrade.checked, detect: {} };
-    if (text("id")) made.id = text("id");
+    const made = { source: source(), track: controls.track.checked, degrade: controls.degrade.checked };
     if (text("max_fps")) made.max_fps = Number(text("max_fps"));
     if (text("policy")) made.policy = text("policy");
-    if (text("detect.model")) made.detect.model = text("detect.model");
-    if (text("detect.confidence"))
-      made.detect.confidence = Number(text("detect.confidence")) || text("detect.confidence");
-    const classes = text("detect.classes")
-      .split(",")
-      .map((part) => part.trim())
-      .filter(Boolean);
-    if (classes.length) made.detect.classes = classes;
-    return made;
+    return { ...made, ...sharedSpec(controls) };
   }
 
   async function start(event) {
@@ -113,7 +85,7 @@ export function showForm(page) {
       notify(`${status.stream_id} has started.`);
       location.hash = `#/streams/${encodeURIComponent(status.stream_id)}`;
     } catch (error) {
-      showErrors(error);
+      fail(error);
     } finally {
       submit.disabled = false;
     }
@@ -131,33 +103,19 @@ export function showForm(page) {
       picture.src = address;
       picture.hidden = false;
     } catch (error) {
-      showErrors(error);
+      fail(error);
     }
   }
 
   function clear() {
     problem.hidden = true;
-    for (const control of Object.values(controls)) setError(control, "");
+    clearErrors(controls);
   }
 
-  /** Show each problem at the field that it names, and all others above the buttons. */
-  function showErrors(error) {
+  function fail(error) {
     const problems = error.code === "invalid_source" ? { "source.uri": error.message } : error.byField();
     if (error.code === "conflict") problems.id = error.message;
-    const rest = [];
-    let first = null;
-    for (const [name, text] of Object.entries(problems)) {
-      const known = Object.keys(controls).find((one) => name === one || name.startsWith(`${one}.`));
-      if (known) setError(controls[known], text);
-      else rest.push(name ? `${name}: ${text}` : text);
-      first ??= controls[known];
-    }
-    problem.textContent = rest.join("; ");
-    problem.hidden = !rest.length;
-    first?.focus();
+    problem.textContent = showErrors(controls, problems);
+    problem.hidden = !problem.textContent;
   }
-}
-
-function check(text, control) {
-  return element("label.check", {}, control, element("span", {}, text));
 }

@@ -1,6 +1,6 @@
 // The wall of all streams: what each one shows, its state with the cause, its rate, its age and its drops.
 
-import { deleteLater, leaving } from "./deletions.js";
+import { deleteLater, isLeaving } from "./deletions.js";
 import { button, element, setText } from "./elements.js";
 import { call, path, poll } from "./http.js";
 import { notifyError } from "./notices.js";
@@ -120,7 +120,7 @@ function makeTile(id, reread) {
   const [fps, ageFact, drops] = [element("span"), element("span"), element("span")];
   facts.append(fps, ageFact, drops);
   const pause = button("Pause", () => change());
-  const remove = button("Delete", () => deleteLater(id, reread), { class: "danger quiet" });
+  const remove = button("Delete", () => deleteLater("streams", id, reread), { class: "danger quiet" });
   const address = `#${path("streams", id)}`;
   const card = element(
     "article.card.tile",
@@ -147,9 +147,10 @@ function makeTile(id, reread) {
 
   function update(newest) {
     status = newest;
-    setBadge(state, leaving.has(id) ? "deleting" : status.state);
-    card.classList.toggle("leaving", leaving.has(id));
-    remove.disabled = leaving.has(id);
+    const leaves = isLeaving("streams", id);
+    setBadge(state, leaves ? "deleting" : status.state);
+    card.classList.toggle("leaving", leaves);
+    remove.disabled = leaves;
     const sceneState = status.scene_health?.state ?? "ok";
     scene.hidden = ["ok", "unknown"].includes(sceneState);
     setBadge(scene, sceneState);

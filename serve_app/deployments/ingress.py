@@ -22,7 +22,7 @@ from serve_app.config import AppArgs
 from serve_app.deployments.drift_proxy import DriftProxy
 from serve_app.deployments.handles import Replicas, detector_name
 from serve_app.deployments.jobs_proxy import JobsProxy
-from serve_app.deployments.ray_internals import http_host, running_replicas
+from serve_app.deployments.ray_internals import dashboard_url, http_host, running_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_figures import ReplicaFigures
 from serve_app.deployments.replica_logs import log_as_serve
@@ -63,6 +63,7 @@ class Ingress:
         """
         log_as_serve()
         require_keys(args.access, await http_host())
+        self._dashboard_url = await asyncio.to_thread(dashboard_url)
         self._preprocessor = Replicas(preprocessor)
         self._retries = Retries(in_flight=args.preprocessor.max_calls)
         # One throttle for each tenant and model. Each client in the API-key file is a tenant.
@@ -144,6 +145,10 @@ class Ingress:
             return await self._preprocessor.call(PreprocessorStub.detect_video, attempted)
 
         return await self._retries.run(attempt, request.time_left_s)
+
+    def dashboard_url(self) -> str | None:
+        """Return the address of Ray's dashboard: see ``Backend.dashboard_url``."""
+        return self._dashboard_url
 
     async def source_frame(self, source: SourceSpec) -> bytes:
         """Return a frame of a source: see ``Backend.source_frame``."""

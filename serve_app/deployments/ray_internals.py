@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._private.ray_constants import KV_NAMESPACE_DASHBOARD
 from ray._private.worker import global_worker
 from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
@@ -50,6 +51,18 @@ async def http_host() -> str | None:
     """Return the address on which Serve listens for HTTP, or None. With HAProxy, None means all addresses."""
     host: str | None = (await asyncio.to_thread(_get_global_client)).http_config.host
     return host
+
+
+def dashboard_url() -> str | None:
+    """Return the address of Ray's dashboard, or None if no dashboard runs or Ray's head is down. This call blocks.
+
+    ``get_dashboard_url`` is right only in a driver: in a worker, it always returns the default port.
+    """
+    try:
+        address = global_worker.gcs_client.internal_kv_get(b"webui:url", KV_NAMESPACE_DASHBOARD, timeout=_GCS_TIMEOUT_S)
+    except Exception:  # Ray's head is down or restarting
+        return None
+    return f"http://{address.decode()}" if address else None
 
 
 def draining_nodes() -> set[str]:

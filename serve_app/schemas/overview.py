@@ -78,3 +78,7 @@ class Overview(BaseModel):
         description="The number of jobs in each state, of the newest 100. Permission `jobs`."
     )
     drift: DriftOverview | None
+    dashboard_url: str | None = Field(
+        default=None,
+        description="The address of Ray's dashboard, as Ray gives it. Null if no dashboard runs. Permission `admin`.",
+    )

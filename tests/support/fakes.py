@@ -73,6 +73,9 @@ class FakeBackend:
             {"Ingress": 1},
         )
 
+    def dashboard_url(self) -> str | None:
+        return "http://127.0.0.1:8265"
+
     async def source_frame(self, source: SourceSpec) -> bytes:
         if self.failure:
             raise self.failure

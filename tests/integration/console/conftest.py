@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -16,11 +16,12 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.integration.conftest import Service, delete_jobs
 from tests.support.paths import ROOT
 
+UNDO_MS = 10_500  # a deletion can be undone for 10 s
 TIMEOUT_MS = 60_000  # long, because a machine may be many times slower than usual
-_SCREENSHOTS = ROOT / "build/console"
+SCREENSHOTS = ROOT / "build/console"
 _SIZES_PX = {"light": (1280, 860), "dark": (1280, 860), "phone": (360, 740)}
 
-Open: TypeAlias = Callable[[str], Page]
+Open: TypeAlias = Callable[..., Page]
 
 expect.set_options(timeout=TIMEOUT_MS)
 
@@ -45,14 +46,16 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser, service: Service) -> Iterator[Open]:
     """Return a function that opens a page such as ``#/try``. The browser must report no error until the test's end.
 
-    An address of another application may be in front: ``http://127.0.0.1:8000/guarded#/try``.
+    An address of another application may be in front: ``http://127.0.0.1:8000/guarded#/try``. Further arguments are
+    those of a browser's context, such as ``has_touch``.
     """
     errors: list[str] = []
     with ExitStack() as stack:
 
-        def open_one(address: str) -> Page:
+        def open_one(address: str, **options: Any) -> Page:
             server, _, place = address.partition("#")
-            context = browser.new_context(viewport={"width": 1280, "height": 860}, reduced_motion="reduce")
+            usual: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce"}
+            context = browser.new_context(**usual | options)
             stack.callback(context.close)
             page = context.new_page()
             page.set_default_timeout(TIMEOUT_MS)
@@ -82,12 +85,12 @@ def check(page: Page, name: str) -> None:
     found = Axe().run(page).response["violations"]
     serious = [one for one in found if one["impact"] in {"serious", "critical"}]
     assert not serious, [(one["id"], [node["html"] for node in one["nodes"]]) for one in serious]
-    _SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for kind, (width_px, height_px) in _SIZES_PX.items():
         page.emulate_media(color_scheme="dark" if kind == "dark" else "light")
         page.set_viewport_size({"width": width_px, "height": height_px})
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=_SCREENSHOTS / f"{name}-{kind}.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{kind}.png", full_page=True)
         if kind == "phone":
             assert page.evaluate("document.documentElement.scrollWidth") <= width_px
     page.emulate_media(color_scheme="light")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
-from tests.integration.conftest import Service
-from tests.integration.console.conftest import Open, check
+from tests.integration.conftest import Service, eventually
+from tests.integration.console.conftest import UNDO_MS, Open, check
 from tests.support import squares
 from tests.support.squares import Square
+
+IMAGES = 1000  # enough that a job over them can be paused and cancelled
+DASHBOARD_URL = "http://127.0.0.1:8265"
 
 
 def test_a_job_over_uploaded_files_shows_its_results_and_failures(open_page: Open, tmp_path: Path) -> None:
@@ -42,6 +46,57 @@ def test_a_job_over_uploaded_files_shows_its_results_and_failures(open_page: Ope
     check(page, "jobs")
 
 
+def test_a_job_is_refused_at_its_field_paused_cancelled_continued_retried_and_deleted(
+    open_page: Open, service: Service, tmp_path: Path
+) -> None:
+    first, last = tmp_path / "night/0000.png", tmp_path / f"night/{IMAGES - 1:04}.png"
+    first.parent.mkdir()
+    first.write_bytes(squares.encode(squares.picture([Square("red", 5, 10)])))
+    for number in range(1, IMAGES):
+        os.link(first, first.with_name(f"{number:04}.png"))
+    page = open_page("#/jobs/new")
+    name, path = page.get_by_label("Name"), page.get_by_label("Path")
+    name.fill("a night")
+    path.fill(str(first.parent))
+    page.get_by_role("button", name="Start the job").click()
+    expect(name).to_have_attribute("aria-invalid", "true")
+    expect(page.locator(f"#{name.get_attribute('aria-describedby')}")).to_have_class("error")
+    name.fill("night")
+    page.get_by_role("button", name="Start the job").click()
+    state = page.locator(".status").first
+    page.get_by_role("button", name="Pause").click()
+    expect(state).to_have_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(state).to_have_text("running")
+    page.get_by_role("button", name="Cancel").click()
+    expect(state).to_have_text("cancelled")
+    hidden = last.rename(tmp_path / "hidden.png")
+    page.get_by_role("button", name="Continue").click()
+    expect(state).to_have_text("completed")
+    page.get_by_label("Items").select_option("failed")
+    expect(page.locator("figure")).to_contain_text(last.name)
+    expect(page.locator("figure")).to_contain_text("missing")
+    check(page, "failed-items")
+    hidden.rename(last)
+    page.get_by_role("button", name="Retry what failed").click()
+    expect(page.get_by_text("Nothing to show here.")).to_be_visible()
+    expect(page.get_by_role("img", name=f"{IMAGES:,} of {IMAGES:,}", exact=True)).to_be_visible()
+    page.clock.install()
+    page.get_by_role("button", name="Delete").click()
+    row = page.get_by_role("row", name="night")
+    expect(row).to_contain_text("deleting")
+    page.get_by_role("button", name="Undo").click()
+    expect(row).to_contain_text("completed")
+    row.get_by_role("link").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(row).to_contain_text("deleting")
+    with service.client() as client:
+        assert client.get("/jobs/night").status_code == 200  # the page delays the call
+        page.clock.fast_forward(UNDO_MS)
+        eventually(lambda: client.get("/jobs/night").status_code == 404, what="the deletion")
+    expect(row).to_have_count(0)
+
+
 def test_health_shows_what_serves(open_page: Open, service: Service) -> None:
     with service.client() as client:
         client.post("/detect", content=squares.encode(squares.picture([Square("red", 5, 10)])))
@@ -51,4 +106,15 @@ def test_health_shows_what_serves(open_page: Open, service: Service) -> None:
     expect(model).to_contain_text("ready")
     expect(model).to_contain_text("openvino")
     expect(page.get_by_role("region", name="Refusals")).to_contain_text("undecodable")
+    link = page.get_by_role("link", name="Ray's dashboard")
+    assert link.count() == 0  # no dashboard runs in the tests' cluster
+    page.route("**/overview", add_dashboard)
+    expect(link).to_have_attribute("href", DASHBOARD_URL)
+    expect(link).to_have_attribute("rel", "noopener noreferrer")
     check(page, "health")
+
+
+def add_dashboard(route: Route) -> None:
+    """Let the real server answer, and add the address of a dashboard."""
+    response = route.fetch()
+    route.fulfill(response=response, json=response.json() | {"dashboard_url": DASHBOARD_URL})

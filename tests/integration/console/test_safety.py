@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from serve_app.api.access.keys import make_key
+from serve_app.api.access.keys import Key, make_key
+from serve_app.api.access.sessions import COOKIE, MAX_AGE_S, Sessions
+from serve_app.types import Json
 from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, ingress_with_keys, start_stream
 from tests.integration.console.conftest import Open, check
 from tests.support import squares
@@ -72,17 +77,46 @@ def is_known(url: str, key: str) -> bool:
     return response.is_success
 
 
-def test_sign_out_ends_the_session(open_page: Open, locked: str, keys_file: Path) -> None:
+def test_all_tabs_follow_when_one_signs_out_or_in_and_all_notice_that_the_session_is_over(
+    open_page: Open, locked: str, keys_file: Path, stream_folders: dict[str, str]
+) -> None:
     key, entry = make_key("dock", ["detect"])
     keys_file.write_text(yaml.safe_dump([entry]))
     eventually(lambda: is_known(locked, key), what="the key")
     page = open_page(f"{locked}#/try")
+    sign_in(page, key)
+    second = page.context.new_page()
+    second.goto(f"{locked}/console#/health")
+    expect(second.get_by_role("heading", name="Health")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    for tab in (page, second):
+        expect(tab.get_by_label("API key")).to_be_visible()
+    page.reload()
+    sign_in(page, key)
+    expect(second.get_by_role("heading", name="Health")).to_be_visible()
+    expect(page.locator("svg.overlay")).to_be_visible()  # from now on, this tab sends nothing by itself
+    cookie = cookie_that_is_over(stream_folders["state_dir"], entry)
+    page.context.add_cookies([{"name": COOKIE, "value": cookie, "url": locked}])
+    expect(second.get_by_text("Your session has ended.")).to_be_visible()
+    with page.expect_response("**/session"):  # the first tab, which has not noticed anything, asks for its new token
+        sign_in(second, key)
+    expect(second.get_by_role("heading", name="Health")).to_be_visible()
+    with page.expect_response("**/detect?*") as answered:
+        page.get_by_role("button", name="Belt").click()
+    assert answered.value.status == 200
+
+
+def sign_in(page: Page, key: str) -> None:
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_label("API key")).to_be_visible()
-    page.reload()
-    expect(page.get_by_label("API key")).to_be_visible()
+    expect(page.locator("h1")).not_to_have_text("Sign in")
+
+
+def cookie_that_is_over(state_dir: str, entry: Json) -> str:
+    """Sign a cookie for this entry of a keys file with the server's secret. The cookie expired a second ago."""
+    sessions = Sessions(Path(state_dir), clock_s=lambda: time.time() - MAX_AGE_S - 1)
+    with ThreadPoolExecutor() as pool:  # in this thread, the event loop of Playwright is running
+        return pool.submit(asyncio.run, sessions.open(Key.model_validate(entry))).result()[1]
 
 
 @pytest.mark.usefixtures("streams")

@@ -6,9 +6,28 @@ from pathlib import Path
 
 from playwright.sync_api import Route, expect
 
-from tests.integration.console.conftest import Open, check
+from tests.integration.console.conftest import SCREENSHOTS, Open, check
 from tests.support import squares
-from tests.support.squares import Square
+from tests.support.squares import LABELS, Square
+
+# A square as the model knows it, on a black image of the size of the model input.
+_SQUARE = """async (colour, name) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 320, height: 320 });
+  const pen = canvas.getContext("2d");
+  pen.fillRect(0, 0, 320, 320);
+  pen.fillStyle = colour;
+  pen.fillRect(80, 80, 32, 32);
+  return new File([await new Promise((done) => canvas.toBlob(done))], name, { type: "image/png" });
+}"""
+COPY_RED_SQUARE = f"""async () => {{
+  const file = await ({_SQUARE})("#f00", "copied.png");
+  await navigator.clipboard.write([new ClipboardItem({{ "image/png": file }})]);
+}}"""
+DROPPED_GREEN_SQUARE = f"""async () => {{
+  const dropped = new DataTransfer();
+  dropped.items.add(await ({_SQUARE})("#0f0", "dropped.png"));
+  return dropped;
+}}"""
 
 
 def test_an_image_is_shown_with_its_boxes_and_the_same_call_to_copy(open_page: Open, tmp_path: Path) -> None:
@@ -34,6 +53,28 @@ def test_an_image_is_shown_with_its_boxes_and_the_same_call_to_copy(open_page: O
     expect(page.get_by_role("tabpanel")).to_contain_text("--confidence 0.1 --classes green")
     expect(page.get_by_role("region", name="Time")).to_contain_text("inference")
     check(page, "try")
+
+
+def test_an_image_is_pasted_dropped_or_photographed(open_page: Open, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(squares.encode(squares.picture([Square(label, 2 + 9 * n, 5) for n, label in enumerate(LABELS)])))
+    page = open_page(
+        "#/try", has_touch=True, is_mobile=True, viewport={"width": 360, "height": 740}, permissions=["clipboard-write"]
+    )
+    call = page.get_by_role("tabpanel")
+    expect(call).to_contain_text("@parcels.jpg")
+    page.evaluate(COPY_RED_SQUARE)
+    page.keyboard.press("Control+V")
+    expect(page.get_by_text("1 object: 1 × red.")).to_be_visible()
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": page.evaluate_handle(DROPPED_GREEN_SQUARE)})
+    expect(page.get_by_text("1 object: 1 × green.")).to_be_visible()
+    expect(call).to_contain_text("@dropped.png")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Take a photo").tap()
+    assert chooser.value.element.get_attribute("capture") == "environment"  # a phone opens the camera on its back
+    chooser.value.set_files(photo)
+    expect(page.get_by_text("3 objects: 1 × red, 1 × green, 1 × blue.")).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "photo-phone.png")
 
 
 def test_a_sample_that_arrives_late_does_not_replace_the_chosen_image(open_page: Open, tmp_path: Path) -> None:

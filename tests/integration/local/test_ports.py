@@ -144,6 +144,11 @@ def test_ports_outside_loopback_require_the_token(running: Server, sockets: list
         assert_requires_the_token(f"{other_address()}:{found.port}", TO_A_REPLICA)
 
 
+def test_the_overview_has_the_address_of_rays_dashboard(running: Server) -> None:
+    assert running.dashboard_url
+    assert httpx.get(f"{running.url}/overview", timeout=LONG_TIMEOUT_S).json()["dashboard_url"] == running.dashboard_url
+
+
 def test_ray_requires_the_token(running: Server) -> None:
     address = launch.ray_address(running.process.pid)
     assert ip_address(address.rpartition(":")[0]).is_loopback

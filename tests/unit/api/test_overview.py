@@ -62,6 +62,16 @@ async def test_a_key_sees_only_what_it_owns_and_has_the_permission_for(
     }
 
 
+async def test_only_admin_sees_the_address_of_rays_dashboard(tmp_path: Path) -> None:
+    keys = Keys(tmp_path / "keys.yaml")
+    shown = {}
+    headers = {"admin": keys.add("boss", "admin"), "rest": keys.add("dock", "detect", "streams", "jobs")}
+    async with client_of(build(keys=keys)) as client:
+        for name, header in headers.items():
+            shown[name] = (await client.get("/overview", headers=header)).json()["dashboard_url"]
+    assert shown == {"admin": FakeBackend().dashboard_url(), "rest": None}
+
+
 async def test_a_part_that_cannot_be_read_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: object, **__: object) -> None:
         raise Unavailable("the supervisor does not answer")

@@ -203,6 +203,20 @@ def test_ray_still_has_the_call_for_draining_nodes() -> None:
     assert callable(InnerGcsClient.get_draining_nodes)  # ``global_worker.gcs_client`` forwards its calls to this class
 
 
+def test_ray_still_has_the_call_for_the_address_of_its_dashboard() -> None:
+    """If Ray removed this private method, ``dashboard_url`` would hide the error and always return None."""
+    assert callable(InnerGcsClient.internal_kv_get)
+
+
+@pytest.mark.parametrize(("kept", "url"), [(b"127.0.0.1:8266", "http://127.0.0.1:8266"), (b"", None), (None, None)])
+def test_the_dashboard_has_the_address_that_ray_keeps(
+    kept: bytes | None, url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = SimpleNamespace(internal_kv_get=lambda *_, **__: kept)
+    monkeypatch.setattr(ray_internals, "global_worker", SimpleNamespace(gcs_client=client))
+    assert ray_internals.dashboard_url() == url
+
+
 @pytest.mark.parametrize("folder", ["plain", "my project", "it's mine", 'the "new" one', "a$HOME;b#c", "Prüfstand"])
 def test_an_actor_with_variables_starts_with_any_path_of_the_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
