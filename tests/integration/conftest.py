@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +70,25 @@ def wait_for_release(before: set[str]) -> None:
 def workers(title: str) -> list[psutil.Process]:
     """Return the processes in the tests' cluster that have this process title, which Ray sets."""
     return Cluster("", os.getpid()).processes(title)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server process that a test started."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    stop_signal: signal.Signals
+    pools_before: set[str]
+
+
+async def stop_with_requests_in_flight(running: Running, picture: bytes) -> list[int]:
+    """Stop the server while requests are in flight, and return the status code of each request."""
+    async with httpx.AsyncClient(base_url=running.url, timeout=LONG_TIMEOUT_S) as client:
+        requests = [asyncio.create_task(client.post("/detect", content=picture)) for _ in range(8)]
+        await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
+        running.process.send_signal(running.stop_signal)
+        return [response.status_code for response in await asyncio.gather(*requests)]
 
 
 def client_for(url: str) -> Client:

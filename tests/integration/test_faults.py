@@ -12,7 +12,7 @@ from scripts.launch import is_ready
 from serve_app.app import build_app
 from tests.conftest import trusted
 from tests.integration.conftest import LONG_TIMEOUT_S, Service, eventually, replicas
-from tests.support import squares, trapped
+from tests.support import trapped
 
 
 @pytest.fixture
@@ -40,31 +40,6 @@ def test_only_the_image_that_crashes_or_hangs_the_engine_is_refused(trap_url: st
             assert await post(client, "harmless") == (200, "")
 
     asyncio.run(run())
-
-
-def test_accepted_requests_are_answered_when_the_application_is_deleted(
-    service: Service, stream_folders: dict[str, str]
-) -> None:
-    """Delete the application during requests that take 6 s.
-
-    The replicas that call the Detector must stop before the Detector does.
-    """
-    serve.run(build_app({"model": {"engine": "sleep"}, "streams": stream_folders}), name="slow", route_prefix="/slow")
-    url = f"{service.url}/slow"
-    eventually(lambda: is_ready(url), what="readiness")
-    picture = squares.encode(squares.picture([]))
-    parts = [("file", picture)] * 32
-
-    async def run() -> list[int]:
-        async with httpx.AsyncClient(timeout=LONG_TIMEOUT_S) as client:
-            requests = [asyncio.create_task(client.post(f"{url}/detect", files=parts)) for _ in range(8)]
-            await asyncio.sleep(0)  # let the requests start
-            await client.post(f"{url}/detect", content=picture)  # returns while the other requests are still in flight
-            assert not any(request.done() for request in requests)
-            await asyncio.to_thread(serve.delete, "slow")
-            return [response.status_code for response in await asyncio.gather(*requests)]
-
-    assert asyncio.run(run()) == [200] * 8
 
 
 def test_without_a_detector_the_service_is_alive_but_not_ready(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,13 +12,22 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import psutil
+
 from scripts.codes import samples
 from scripts.codes.score import Guess, score
 from scripts.launch import free_port, is_ready
 from scripts.trials.cluster import frame_pools
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.detect import DetectResponse
-from tests.integration.conftest import eventually, install_wheel, wait_for_release
+from tests.integration.conftest import (
+    LONG_TIMEOUT_S,
+    Running,
+    eventually,
+    install_wheel,
+    stop_with_requests_in_flight,
+    wait_for_release,
+)
 from tests.support.paths import ROOT
 
 WEIGHTS = {"serve_app/models/embedded/codes.onnx", "serve_app/models/embedded/codes.safetensors"}
@@ -75,8 +85,13 @@ def test_the_wheel_serves_its_own_config_from_any_folder(built: Path, tmp_path: 
         eventually(lambda: "stop       press Ctrl-C" in log.read_text(), what="the addresses in the output")
         assert f"docs       {url}/docs" in log.read_text()
         assert f"starting Ray for {packages}/serve_app/configs/local.yaml" in log.read_text()
-        process.send_signal(signal.SIGINT)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert any("raylet" in member.name() for member in family)
+        running = Running(process, url, signal.SIGINT, pools)
+        assert asyncio.run(stop_with_requests_in_flight(running, encode_jpeg(scene.pixels))) == [200] * 8
         assert process.wait(90) == 0
+        _, alive = psutil.wait_procs(family, timeout=LONG_TIMEOUT_S)
+        assert alive == []
         wait_for_release(pools)
     finally:
         if process.poll() is None:

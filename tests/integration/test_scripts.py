@@ -20,7 +20,13 @@ import yaml
 
 from scripts.launch import free_port, is_ready
 from scripts.trials.cluster import frame_pools
-from tests.integration.conftest import LONG_TIMEOUT_S, eventually, wait_for_release
+from tests.integration.conftest import (
+    LONG_TIMEOUT_S,
+    Running,
+    eventually,
+    stop_with_requests_in_flight,
+    wait_for_release,
+)
 from tests.support import squares
 from tests.support.paths import ROOT
 from tests.support.squares import Square
@@ -30,21 +36,10 @@ BIN = Path(sys.executable).parent
 DEMO_TIMEOUT_S = 900
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server process that a test started."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    stop_signal: signal.Signals
-    pools_before: set[str]
-
-
 WITH_FLAGS, WITHOUT_FLAGS = "scripts/serve with Ray's flags, SIGTERM", "serve run without flags, Ctrl-C"
 
 
-# scripts/serve deploys with the same function as ``serve run``
-@pytest.fixture(params=[WITH_FLAGS, pytest.param(WITHOUT_FLAGS, marks=pytest.mark.only_with_chaos)])
+@pytest.fixture(params=[WITH_FLAGS, WITHOUT_FLAGS])
 def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path) -> Iterator[Running]:
     """Serve the shipped local config on a free port."""
     port = free_port()
@@ -94,6 +89,7 @@ def test_a_replica_that_cannot_start_ends_the_service_with_one_sentence(tmp_path
     wait_for_release(pools)
 
 
+@pytest.mark.only_with_chaos  # test_package checks the most important of it with the service of the wheel
 def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Running, tmp_path: Path) -> None:
     picture = squares.encode(squares.picture([Square("red", 3, 4), Square("blue", 20, 4, 240)]))
     (found,) = httpx.post(f"{running.url}/detect", files={"file": picture}, timeout=LONG_TIMEOUT_S).json()["detections"]
@@ -130,15 +126,6 @@ def test_the_service_answers_and_streams_and_leaves_nothing_running(running: Run
     wait_for_release(running.pools_before)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{running.url}/livez")
-
-
-async def stop_with_requests_in_flight(running: Running, picture: bytes) -> list[int]:
-    """Stop the server while requests are in flight, and return the status code of each request."""
-    async with httpx.AsyncClient(base_url=running.url, timeout=LONG_TIMEOUT_S) as client:
-        requests = [asyncio.create_task(client.post("/detect", content=picture)) for _ in range(8)]
-        await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
-        running.process.send_signal(running.stop_signal)
-        return [response.status_code for response in await asyncio.gather(*requests)]
 
 
 @pytest.fixture

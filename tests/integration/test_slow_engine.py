@@ -32,7 +32,8 @@ def slow_url(service: Service, stream_folders: dict[str, str]) -> Iterator[str]:
     url = f"{service.url}/slow"
     eventually(lambda: is_ready(url), what="readiness")
     yield url
-    serve.delete("slow")
+    if "slow" in serve.status().applications:
+        serve.delete("slow")
 
 
 @pytest.fixture
@@ -87,3 +88,24 @@ def test_streams_created_at_once_are_admitted_one_by_one(slow_url: str) -> None:
     with ThreadPoolExecutor(4) as clients:
         assert sorted(clients.map(create, range(4))) == [201, 503, 503, 503]
     assert len(stream_ids(slow_url)) == 1
+
+
+def test_accepted_requests_are_answered_when_the_application_is_deleted(slow_url: str) -> None:
+    """Delete the application during requests that take 6 s.
+
+    The replicas that call the Detector must stop before the Detector does. This is the last test of the file, because
+    it deletes the application of all its tests.
+    """
+    picture = squares.encode(squares.picture([]))
+    parts = [("file", picture)] * 32
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(timeout=LONG_TIMEOUT_S) as client:
+            requests = [asyncio.create_task(client.post(f"{slow_url}/detect", files=parts)) for _ in range(8)]
+            await asyncio.sleep(0)  # let the requests start
+            await client.post(f"{slow_url}/detect", content=picture)  # returns before the other requests do
+            assert not any(request.done() for request in requests)
+            await asyncio.to_thread(serve.delete, "slow")
+            return [response.status_code for response in await asyncio.gather(*requests)]
+
+    assert asyncio.run(run()) == [200] * 8

@@ -112,14 +112,15 @@ def test_hostile_requests_break_nothing(tried: Cluster, video: Path, chaos: bool
     assert trial.problems == []
 
 
-def test_two_models_serve_at_once_and_one_is_changed_without_downtime(chaos: bool) -> None:
+@pytest.mark.only_with_chaos  # test_tasks serves several models, and a test of the lifecycle updates an application
+def test_two_models_serve_at_once_and_one_is_changed_without_downtime() -> None:
     """Run scripts/serve and scripts/deploy.py, as users do."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     second, pictures = str(save_second_model(FOLDER)), save_one_picture(None)
     loads = dict.fromkeys(("default", SECOND), honest_picture())
     with serving(local_config({"models": {SECOND: {"weights": second}}})) as cluster:
-        assert mix(cluster, FOLDER, loads, 60 if chaos else 3, quiet).problems == []
-        trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20 if chaos else 1, quiet)
+        assert mix(cluster, FOLDER, loads, 60, quiet).problems == []
+        trial = swap(cluster, CONFIG, (second, "codes"), pictures, 20, quiet)
     assert trial.problems == []
     assert "OpenVINO cannot read broken.onnx" in trial.refusal
 

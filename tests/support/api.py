@@ -67,6 +67,20 @@ def build(
     return build_api(*served, metrics or FakeMetrics(), parsed)
 
 
+class SharedApi:
+    """One API for many tests, because building it takes longer than a test, and the fakes behind it."""
+
+    def __init__(self, **args: Any) -> None:
+        self.backend, self.metrics, self.streams, self.jobs = FakeBackend(), FakeMetrics(), FakeStreams(), FakeJobs()
+        self.api = build(self.backend, None, self.metrics, self.streams, self.jobs, **args)
+
+    def reset(self) -> SharedApi:
+        """Make each fake as it was at first."""
+        for fake in (self.backend, self.metrics, self.streams, self.jobs):
+            vars(fake).update(vars(type(fake)()))
+        return self
+
+
 def client_of(api: FastAPI, host: str = "localhost") -> httpx.AsyncClient:
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")

@@ -15,7 +15,7 @@ from serve_app.types import Json
 from tests.integration.conftest import Service, delete_jobs, eventually
 from tests.support import squares
 
-PICTURES = 600
+PICTURES = 400
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_a_stream_survives_a_rolling_update_and_a_new_deployment(
     start_stream(service.url, video, loop=True)
     stream_results(service.url, 1)
     before = stream_status(service.url)
-    service.deploy(service.args | {"detect": {"confidence": 0.4}})
+    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # no detection has a confidence above 1.0
     eventually(lambda: stream_status(service.url).processed > before.processed + 10, what="the next results")
 
     def nothing_found() -> bool:
@@ -131,7 +131,6 @@ def test_a_stream_survives_a_rolling_update_and_a_new_deployment(
     status = stream_status(service.url)
     assert status.uptime_s > before.uptime_s  # the worker was not restarted
     assert status.dropped == {}
-    service.deploy(service.args | {"detect": {"confidence": 1.0}})  # no detection has a confidence above 1.0
     eventually(nothing_found, what="the new threshold")
     serve.delete(APPLICATION)
     eventually(lambda: not workers("StreamWorker"), what="the stream's end")

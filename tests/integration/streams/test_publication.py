@@ -66,6 +66,7 @@ def test_a_running_stream_is_a_device_of_home_assistant_until_it_is_deleted(
     assert until_found(publishing, lambda found: found == {STATUS: b"online"})
 
 
+@pytest.mark.only_with_chaos  # local/test_mqtt kills the whole server
 def test_a_killed_supervisor_is_offline_until_it_is_replaced(service: Service, publishing: int, video: Path) -> None:
     start_stream(service.url, video, loop=True)
     until_found(publishing, lambda found: state_in(found).get("state") == "running")

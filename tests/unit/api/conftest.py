@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from tests.support.api import build, client_of
+from tests.support.api import SharedApi, client_of
 from tests.support.fake_jobs import FakeJobs
 from tests.support.fakes import FakeBackend, FakeMetrics
 
@@ -29,22 +28,18 @@ def metrics() -> FakeMetrics:
 
 
 @pytest.fixture(scope="package")
-def api_of_jobs() -> tuple[FastAPI, FakeJobs]:
-    """Return one API for all tests of jobs, because building it takes longer than a test."""
-    jobs = FakeJobs()
-    return build(jobs=jobs), jobs
+def shared_api() -> SharedApi:
+    return SharedApi()
 
 
 @pytest.fixture
-def jobs(api_of_jobs: tuple[FastAPI, FakeJobs]) -> FakeJobs:
+def jobs(shared_api: SharedApi) -> FakeJobs:
     """Return the fake JobSupervisor without any jobs."""
-    _, jobs = api_of_jobs
-    vars(jobs).update(vars(FakeJobs()))
-    return jobs
+    return shared_api.reset().jobs
 
 
 @pytest.fixture
-async def jobs_client(api_of_jobs: tuple[FastAPI, FakeJobs], jobs: FakeJobs) -> AsyncIterator[httpx.AsyncClient]:
+async def jobs_client(shared_api: SharedApi, jobs: FakeJobs) -> AsyncIterator[httpx.AsyncClient]:
     """Return a client of an API without API keys, whose jobs are ``jobs``."""
-    async with client_of(api_of_jobs[0]) as client:
+    async with client_of(shared_api.api) as client:
         yield client

@@ -15,7 +15,7 @@ import pytest
 from scripts.trials.field.clients.requests import Sent, codings, multipart_forms, parameters, refused, texts, types
 from serve_app.images.decode import decode
 from serve_app.types import Answer, PictureRequest
-from tests.support.api import STREAM, build, client_of, is_error
+from tests.support.api import STREAM, SharedApi, build, client_of, is_error
 from tests.support.fakes import FakeBackend
 
 pytestmark = pytest.mark.anyio
@@ -26,9 +26,19 @@ TEXTS = texts(PICTURE)
 JSON = json.dumps(STREAM).encode()
 
 
+@pytest.fixture(scope="module")
+def shared_api() -> SharedApi:
+    return SharedApi(limits={"deadline_s": 20})
+
+
 @pytest.fixture
-async def client(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(build(backend, limits={"deadline_s": 20})) as client:
+def backend(shared_api: SharedApi) -> FakeBackend:
+    return shared_api.reset().backend
+
+
+@pytest.fixture
+async def client(shared_api: SharedApi, backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(shared_api.api) as client:
         yield client
 
 

@@ -9,28 +9,36 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from serve_app.api.app import build_api
 from serve_app.api.bodies import Upload, read_upload
 from serve_app.config import parse_args
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
 from tests.support import fakes
-from tests.support.api import build, client_of, is_error
-from tests.support.fake_drift import FakeDrift
-from tests.support.fake_jobs import FakeJobs
-from tests.support.fakes import MODEL, FakeBackend, FakeMetrics, FakeStreams
+from tests.support.api import SharedApi, build, client_of, is_error
+from tests.support.fakes import MODEL, FakeBackend, FakeMetrics
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def client(backend: FakeBackend, metrics: FakeMetrics) -> AsyncIterator[httpx.AsyncClient]:
+@pytest.fixture(scope="module")
+def shared_api() -> SharedApi:
     limits = {"max_body_mib": 1, "max_images_per_request": 3}
-    args = parse_args({"limits": limits, "models": {"plates": {"weights": "plates.onnx"}}})
-    transport = httpx.ASGITransport(
-        build_api(backend, FakeStreams(), FakeJobs(), FakeDrift(), metrics, args), raise_app_exceptions=False
-    )
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    return SharedApi(limits=limits, models={"plates": {"weights": "plates.onnx"}})
+
+
+@pytest.fixture
+def backend(shared_api: SharedApi) -> FakeBackend:
+    return shared_api.reset().backend
+
+
+@pytest.fixture
+def metrics(shared_api: SharedApi, backend: FakeBackend) -> FakeMetrics:
+    return shared_api.metrics
+
+
+@pytest.fixture
+async def client(shared_api: SharedApi, backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(shared_api.api) as client:
         yield client
 
 

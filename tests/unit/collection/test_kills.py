@@ -17,7 +17,7 @@ from serve_app.collection.folder import CollectionFolder
 from serve_app.images.drawing import encode_jpeg
 from tests.support.collected import LABELS, MODEL, answer, kept_stems, settings
 
-KILLS = 50
+KILLS = 10
 QUOTA = 2 << 20
 JPEG = encode_jpeg(np.random.default_rng(0).integers(0, 256, (150, 150, 3), np.uint8))
 FOUND = answer(("dog", 0.4), ("person", 0.9))

@@ -63,6 +63,7 @@ def test_a_cache_that_is_not_writable_is_refused_in_one_sentence(tmp_path: Path,
         load(args, has_gpu=False)
 
 
+@pytest.mark.only_with_chaos
 def test_the_next_process_waits_for_the_export_of_a_killed_one(tmp_path: Path) -> None:
     """If a process is killed during an export, the export still finishes.
 

@@ -122,7 +122,7 @@ def test_a_model_that_takes_any_size_gets_rectangles(engine: str) -> None:
     assert load(square, has_gpu=False).info.shapes == (InputShape.square(96),)
 
 
-@pytest.mark.parametrize("side_px", [704, 736])
+@pytest.mark.parametrize("side_px", [704, pytest.param(736, marks=pytest.mark.only_with_chaos)])
 def test_a_rectangle_is_not_refused_because_a_quotient_is_rounded(side_px: int) -> None:
     args = ModelArgs(image_size_px=side_px)
     assert load(args, has_gpu=False).info.rectangles == rectangles(InputShape.square(side_px), 32)

@@ -67,7 +67,7 @@ def test_the_precision_is_read_from_the_compiled_model(squares_model: Path) -> N
     assert precision_of([]) == ""
 
 
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.only_with_chaos), "auto"])
 def test_another_server_computes_in_the_precision_that_openvino_chooses_unless_it_is_told(
     tmp_path: Path, folder: Path, precision: str
 ) -> None:

@@ -101,6 +101,7 @@ def test_the_unit_tests_run_on_a_machine_without_openvino(tmp_path: Path) -> Non
     subprocess.run([*command, *unit_tests._SELECTION, *unit_tests._TESTS], cwd=ROOT, env=environment, check=True)
 
 
+@pytest.mark.only_with_chaos
 def test_unit_tests_that_cannot_start_are_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "unit_tests.xml").write_text("<testsuite><testcase name='old'/></testsuite>")
     outcome, results = unit_tests_without("onnx", tmp_path)

@@ -6,6 +6,7 @@ The cases are made from the application's routes, so they include new routes.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -102,14 +103,31 @@ class Callers:
         return outcomes
 
 
+@dataclass(frozen=True)
+class Served:
+    """An API, its keys and its metrics."""
+
+    api: FastAPI
+    callers: Callers
+    metrics: FakeMetrics
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """Return one API for all tests that only ask who is admitted, because building it takes longer than a test."""
+    keys, metrics = Keys(tmp_path_factory.mktemp("keys") / "keys.yaml"), FakeMetrics()
+    callers = Callers(keys)
+    return Served(build(keys=keys, metrics=metrics), callers, metrics)
+
+
 @pytest.mark.parametrize("path", HTTP)
-async def test_a_route_admits_only_keys_that_have_its_permission(keys: Keys, path: str) -> None:
+async def test_a_route_admits_only_keys_that_have_its_permission(served: Served, path: str) -> None:
     """Send requests with all methods.
 
     Include methods that the route lacks, because the server checks the key before it responds 405.
     """
-    metrics, callers = FakeMetrics(), Callers(keys)
-    async with client_of(build(keys=keys, metrics=metrics)) as client:
+    metrics, callers = served.metrics, served.callers
+    async with client_of(served.api) as client:
         for method in METHODS:
             access = access_to(path, method)
             chosen = TABLE.find({"type": "http", "method": method, "path": filled(path)})
@@ -162,10 +180,9 @@ async def first_message(api: FastAPI, path: str, header: dict[str, str]) -> Mess
 
 
 @pytest.mark.parametrize("path", WEBSOCKET)
-async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(keys: Keys, path: str) -> None:
-    api = build(keys=keys)
-    for header, outcome in Callers(keys).expected(access_to(path)):
-        response = await first_message(api, filled(path), header)
+async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(served: Served, path: str) -> None:
+    for header, outcome in served.callers.expected(access_to(path)):
+        response = await first_message(served.api, filled(path), header)
         if outcome == "admitted":
             assert response["type"] == "websocket.accept"
         else:
@@ -176,8 +193,8 @@ async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(k
 
 
 @pytest.mark.parametrize("path", ["/detect", "/health", "/nothing", "/streams/lot"])
-async def test_a_websocket_to_another_route_gets_404_without_a_key(keys: Keys, path: str) -> None:
-    response = await first_message(build(keys=keys), path, {})
+async def test_a_websocket_to_another_route_gets_404_without_a_key(served: Served, path: str) -> None:
+    response = await first_message(served.api, path, {})
     assert (response["type"], response["status"]) == ("websocket.http.response.start", 404)
 
 
@@ -189,25 +206,29 @@ BODIES = [
 @pytest.mark.parametrize(
     ("method", "path"), [(m, p) for m, p in BODIES if not access_to(p, m).reads_own_body], ids=" ".join
 )
-async def test_a_body_that_the_route_does_not_read_itself_is_limited(method: str, path: str) -> None:
-    metrics = FakeMetrics()
-    async with client_of(build(metrics=metrics)) as client:
-        response = await client.request(method, filled(path), content=b" " * (2**20 + 1))
+async def test_a_body_that_the_route_does_not_read_itself_is_limited(served: Served, method: str, path: str) -> None:
+    metrics = served.metrics
+    refusals, limits = len(metrics.refusals), len(metrics.limits)
+    async with client_of(served.api) as client:
+        header = served.callers.keys["admin"]
+        response = await client.request(method, filled(path), content=b" " * (2**20 + 1), headers=header)
     assert response.is_client_error
-    assert (metrics.refusals, metrics.limits) == (["too_large"], ["json_body"])
+    assert (metrics.refusals[refusals:], metrics.limits[limits:]) == (["too_large"], ["json_body"])
 
 
 @pytest.mark.parametrize(
     "path", ["/nothing", "/consoles", "/streams/lot/nothing", "/streams//lot", "/detect/x", "/docs/x/y"]
 )
-async def test_an_unknown_route_gets_404_without_a_key(keyed: httpx.AsyncClient, path: str) -> None:
-    for method in METHODS:
-        assert is_refusal(await keyed.request(method, path), 404, "not_found")
+async def test_an_unknown_route_gets_404_without_a_key(served: Served, path: str) -> None:
+    async with client_of(served.api) as client:
+        for method in METHODS:
+            assert is_refusal(await client.request(method, path), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/streams/", "//streams", "//streams//"])
-async def test_extra_slashes_do_not_bypass_the_key(keyed: httpx.AsyncClient, path: str) -> None:
-    assert is_refusal(await keyed.get(f"http://localhost{path}"), 401, "unauthorized")
+async def test_extra_slashes_do_not_bypass_the_key(served: Served, path: str) -> None:
+    async with client_of(served.api) as client:
+        assert is_refusal(await client.get(f"http://localhost{path}"), 401, "unauthorized")
 
 
 async def test_a_route_outside_our_routers_gets_404(keys: Keys) -> None:

@@ -6,8 +6,10 @@ import io
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -189,20 +191,28 @@ SELECTED = {
 }
 
 
-@pytest.fixture(params=VIDEOS.values(), ids=list(VIDEOS))
-def video(request: pytest.FixtureRequest, media: Path) -> Path:
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that encodes a video of one kind. It encodes each kind once, because encoding takes long."""
+
+    @cache
+    def encode(kind: str) -> Path:
+        name, make = VIDEOS[kind]
+        return make(tmp_path_factory.mktemp("encoded") / name)
+
+    return encode
+
+
+@pytest.fixture(params=VIDEOS)
+def video(request: pytest.FixtureRequest, encoded: Callable[[str], Path], media: Path) -> Path:
     """Return a video of one kind."""
-    name, make = request.param
-    path: Path = make(media / name)
-    return path
+    return Path(shutil.copy(encoded(request.param), media))
 
 
-@pytest.fixture(params=[VIDEOS[kind] for kind in sorted(SELECTED)], ids=sorted(SELECTED))
-def selected_video(request: pytest.FixtureRequest, media: Path) -> Path:
+@pytest.fixture(params=sorted(SELECTED))
+def selected_video(request: pytest.FixtureRequest, encoded: Callable[[str], Path], media: Path) -> Path:
     """Return a video of one of the kinds with which selections are tested."""
-    name, make = request.param
-    path: Path = make(media / name)
-    return path
+    return Path(shutil.copy(encoded(request.param), media))
 
 
 def decoded(path: Path) -> list[int]:

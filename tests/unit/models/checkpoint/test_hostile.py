@@ -129,6 +129,7 @@ def bomb(path: Path, _: Path) -> Path:
     return path
 
 
+SLOW = {"a list of 15 million lists"}  # a recursion is limited in the same way
 REFUSALS: dict[str, tuple[Make, str]] = {
     "a call of os.system": (
         lambda path, trace: saved(path, other=Call(os.system, f"touch {trace}")),
@@ -319,7 +320,9 @@ def rewrite_name(path: Path) -> Path:
     return rewrite(path, content, lambda data: data.replace(b"conv\nConv2d", b"conv\n\x1b[31m2d")).rename(path)
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.only_with_chaos if kind in SLOW else ()) for kind in REFUSALS]
+)
 def test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_one_sentence(kind: str, tmp_path: Path) -> None:
     make, says = REFUSALS[kind]
     trace = tmp_path / "trace"
@@ -369,7 +372,7 @@ def test_a_checkpoint_with_too_many_settings_is_refused(tmp_path: Path) -> None:
         without_pickle(path, None, tmp_path)
 
 
-@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("trusted", [pytest.param(True, marks=pytest.mark.only_with_chaos), False])
 def test_an_apostrophe_in_the_path_leads_to_no_other_file(tmp_path: Path, trusted: bool) -> None:
     """Ultralytics' own function would remove the apostrophe, and then look for the file on the internet."""
     folder = tmp_path / "o'neil"

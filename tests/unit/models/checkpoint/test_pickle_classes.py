@@ -56,6 +56,7 @@ def names_in_checkpoint(network: BaseModel) -> set[str]:
     return {str(name).replace(" ", ".") for code, name, _ in pickletools.genops(pickle) if code.name == "GLOBAL"}
 
 
+@pytest.mark.only_with_chaos  # the next test covers every architecture, too
 def test_the_list_has_exactly_the_classes_in_the_checkpoints_of_the_shipped_architectures() -> None:
     found: set[str] = set()
     for architecture in shipped():

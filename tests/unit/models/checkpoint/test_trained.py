@@ -31,7 +31,9 @@ from tests.support.paths import SHARED
 SIDE_PX = 64
 
 
-@pytest.fixture(scope="module", params=["yolov8n", "yolo11n", "yolo26n"])
+@pytest.fixture(
+    scope="module", params=["yolov8n", pytest.param("yolo11n", marks=pytest.mark.only_with_chaos), "yolo26n"]
+)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a network for one epoch, and return the folder with its checkpoints."""
     return train(tmp_path_factory.mktemp(request.param), f"{request.param}.yaml")
