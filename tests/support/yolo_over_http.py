@@ -55,8 +55,8 @@ def shapes_of(arrays: dict[str, Any]) -> dict[str, Any]:
 def validate(url: str, weights: str, task: str, data: str) -> dict[str, Any]:
     """Return the file's scores, and the largest difference between them and those over HTTP.
 
-    HTTP comes first, because Ultralytics begins with a tensor of memory that it has not initialised. In a process that
-    has loaded another model before, this memory can contain any numbers, and the server refuses it.
+    Ultralytics begins with a tensor of memory that it has not initialised. If this memory contains other numbers than
+    zeros, the server refuses it. So HTTP comes first, and MALLOC_MMAP_THRESHOLD_ must be set.
     """
     options = {"data": data, "plots": False, "verbose": False}
     sides_px: list[Any] = []
