@@ -56,7 +56,7 @@ def validate(url: str, weights: str, task: str, data: str) -> dict[str, Any]:
     """Return the file's scores, and the largest difference between them and those over HTTP.
 
     Ultralytics begins with a tensor of memory that it has not initialised. If this memory contains other numbers than
-    zeros, the server refuses it. So HTTP comes first, and MALLOC_MMAP_THRESHOLD_ must be set.
+    zeros, the server refuses it. So HTTP comes first, and MALLOC_PERTURB_ must be 255.
     """
     options = {"data": data, "plots": False, "verbose": False}
     sides_px: list[Any] = []
