@@ -45,18 +45,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of slow tests. If ``--chaos`` is set, remove the time limit of the tests."""
+    """Declare the markers. If ``--chaos`` is set, remove the time limit of the tests."""
     config.addinivalue_line("markers", "only_with_chaos: a slow test; a faster one covers the most important of it")
+    config.addinivalue_line("markers", "only_with_clients: a test that installs another server's client")
     if config.getoption("--chaos"):
         config.option.timeout = 0
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test with the marker ``only_with_chaos``, before its fixtures are made, unless ``--chaos`` is set."""
+    """Skip a test with one of the markers, before its fixtures are made, unless the marker's option is set."""
     if item.get_closest_marker("only_with_chaos") and not item.config.getoption("--chaos"):
         pytest.skip(
             "is slow, and a faster test covers the most important of it; run scripts/test --chaos to include it"
         )
+    if item.get_closest_marker("only_with_clients") and not item.config.getoption("--clients"):
+        pytest.skip("installs packages; recorded requests of this client are tested; run scripts/test --clients")
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no type annotations
@@ -85,13 +88,6 @@ def pytest_collection_finish() -> None:
 def chaos(request: pytest.FixtureRequest) -> bool:
     """Return whether the option ``--chaos`` is set."""
     return bool(request.config.getoption("--chaos"))
-
-
-@pytest.fixture(scope="session")
-def only_with_clients(request: pytest.FixtureRequest) -> None:
-    """Skip a test that installs another server's client in an environment of its own, unless ``--clients`` is set."""
-    if not request.config.getoption("--clients"):
-        pytest.skip("installs packages; recorded requests of this client are tested; run scripts/test --clients")
 
 
 @pytest.fixture

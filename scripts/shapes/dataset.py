@@ -24,35 +24,39 @@ def write_dataset(folder: Path, task: str, seed: int) -> Path:
     for number, (split, count) in enumerate(_SPLITS.items()):
         rng = np.random.default_rng((seed, number))
         if task == "classify":
-            _write_portraits(folder / split, rng, count * _PORTRAITS)
+            images = (portrait(rng, *_PORTRAIT_SIZE_PX) for _ in range(count * _PORTRAITS))
+            write_portraits(folder / split, images)
         else:
-            _write_scenes(folder, split, task, rng, count)
-    return folder if task == "classify" else _describe(folder, task)
+            write_split(folder, split, task, _scenes(rng, task, count))
+    return folder if task == "classify" else describe(folder, task)
 
 
-def _write_portraits(folder: Path, rng: np.random.Generator, count: int) -> None:
-    """Write images into a folder for each class."""
+def write_portraits(folder: Path, images: Iterable[Scene]) -> None:
+    """Write the images of one split of task classify into a folder for each class."""
     for label in LABELS["classify"]:
         (folder / label).mkdir(parents=True)
-    for index in range(count):
-        image = portrait(rng, *_PORTRAIT_SIZE_PX)
+    for index, image in enumerate(images):
         cv2.imwrite(str(folder / image.label / f"{index}.png"), image.pixels)
 
 
-def _write_scenes(folder: Path, split: str, task: str, rng: np.random.Generator, count: int) -> None:
-    """Write images and their labels. Half of the images are squares."""
+def _scenes(rng: np.random.Generator, task: str, count: int) -> Iterator[Scene]:
+    """Yield scenes, of which half are squares. A quarter also have shapes that the model should not find."""
+    for index in range(count):
+        kinds = LABELS[task] if index % 4 else KINDS
+        yield scene(rng, SIZE_PX, SIZE_PX if index % 2 else _SHORTER_PX, kinds)
+
+
+def write_split(folder: Path, split: str, task: str, images: Iterable[Scene]) -> None:
+    """Write the images of one split and their labels. ``task`` is not classify."""
     pictures, labels = folder / "images" / split, folder / "labels" / split
     pictures.mkdir(parents=True)
     labels.mkdir(parents=True)
-    for index in range(count):
-        # A quarter of the images also have shapes that the model should not find.
-        kinds = LABELS[task] if index % 4 else KINDS
-        image = scene(rng, SIZE_PX, SIZE_PX if index % 2 else _SHORTER_PX, kinds)
+    for index, image in enumerate(images):
         cv2.imwrite(str(pictures / f"{index}.png"), image.pixels)
         (labels / f"{index}.txt").write_text("".join(f"{line}\n" for line in _lines(image, task)))
 
 
-def _describe(folder: Path, task: str) -> Path:
+def describe(folder: Path, task: str) -> Path:
     """Write the YAML file that describes a data set, and return its path."""
     description = {
         "path": str(folder),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from scripts.trials import bombs
 from scripts.trials.compat_attacks import compat_request
 from scripts.trials.damage import damaged, pictures
 from scripts.trials.field.pictures import doors
+from scripts.trials.socket_attacks import socket_attack
 from scripts.trials.tensor_attacks import tensor_attack
 from scripts.trials.wire import request
 
@@ -211,7 +211,9 @@ _PATHS = (
     "/detect?classes=%00", "/health?\xff", "/\xe9", "/streams/\U0001f600/regions",
     "/streams/target/events?after=" + "9" * 400, "/streams/target/events?after=-1",
     "/streams/target/events?types=nothing", "/streams/target/preview.mjpeg?max_fps=1e400",
-    "/streams/target/preview.mjpeg?max_fps=nan", "/streams/target/frame.jpg?boxes=2",
+    "/streams/target/preview.mjpeg?max_fps=nan", "/streams/target/frame.jpg?boxes=2", "/streams/previews",
+    "/console/../index.html", "/console/%2e%2e/%2e%2e/etc/passwd", "/console/..%2f..%2fapi/app.py", "/console/%00",
+    "/console//etc/passwd", "/console/" + "a" * 8000, "/overview?x=" + "1" * 5000, "/session/", "/session?key=%00",
 )  # fmt: skip
 _METHODS = (
     "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW", "get", "G\0T", "A" * 500,
@@ -299,30 +301,7 @@ def _pipelined(rng: random.Random) -> Attack:
 
 
 def _socket(rng: random.Random) -> Attack:
-    """Return a WebSocket handshake, which is often invalid, and malformed frames after it."""
-    path = rng.choice(
-        (f"/streams/{TARGET}/events", f"/streams/{TARGET}/events", "/streams/none/events", "/detect", "/health")
-    )
-    path += rng.choice(("", "?types=nothing", "?after=-1", "?after=0", "?types=" + "a" * 3000))
-    key, version = rng.choice(("dGhlIHNhbXBsZSBub25jZQ==", "short", "", "\xff")), rng.choice(("13", "13", "8", "x"))
-    headers = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Key", key),
-        ("Sec-WebSocket-Version", version),
-    ]
-    headers += rng.choice(
-        ([], [("Sec-WebSocket-Extensions", "permessage-deflate; x=" + "9" * 100)], [("Sec-WebSocket-Protocol", ",,")])
-    )
-    mask, size = b"\x80", rng.choice((0, 125))
-    frames = (
-        b"", b"\x81\x05hello", b"\x81\xff" + struct.pack(">Q", 2**63 - 1),
-        b"\x81\xff" + struct.pack(">Q", 2**40) + bytes(1000), b"\x89\xfe\xff\xff" + bytes(1000),
-        b"\x88" + bytes([0x80 | 2]) + bytes(4) + b"\xff\xff", b"\xff" * 100, b"\xc1\x85" + bytes(9),
-        b"\x01" + bytes([mask[0] | size]) + bytes(4 + size), (b"\x89\x80" + bytes(4)) * 2000,
-        b"\x81\x84" + bytes(4) + b"\xff\xfe\xfd\xfc", b"\x83\x80" + bytes(4), (b"\x01\x81" + bytes(4) + b"a") * 5000,
-    )  # fmt: skip
-    return Attack("WebSocket", (request("GET", path, headers), rng.choice(frames)), ("GET",), 0.01, is_answered=False)
+    return Attack("WebSocket", socket_attack(rng, TARGET), ("GET",), 0.01, is_answered=False)
 
 
 def _follower(rng: random.Random) -> Attack:

@@ -12,7 +12,10 @@ from scripts.trials.wire import request
 
 _FORMS = ("/v1/vision/detection", "/v1/vision/custom/codes", "/predict", "/api/models/a/b/codes/predict")
 _JSONS = ("/infer/object_detection", "/infer/classification", "/model/add", "/model/remove", "/model/clear")
-_GETS = ("/model/registry", "/info", "/v1/status/updateavailable", "/v1/vision/custom/list", "/v1/server/status/ping")
+_GETS = (
+    *("/model/registry", "/info", "/v1/status/updateavailable", "/v1/vision/custom/list", "/v1/server/status/ping"),
+    *("/v2", "/v2/health/ready", "/v2/models/codes", "/v2/models/nope/versions/9/ready", "/v2/models/%00/config"),
+)
 _ODD = ("", "0", "-1", "nan", "inf", "1e999", "\0", "9" * 400, "a" * 9000, "{}", "../..", "\U0001f600")
 _TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")
 _FIELDS = ("min_confidence", "api_key", "conf", "iou", "decimals", "normalize", "vid_stride", "imgsz", "source", "x")
@@ -65,7 +68,7 @@ def _json(rng: random.Random, picture: bytes) -> bytes:
 
 def _get(rng: random.Random, _: bytes) -> bytes:
     query = rng.choice(("", "?api_key=None", "?api_key=%ff%00", "?" + "api_key=a&" * 3000, "?api_key[]=1"))
-    return request("GET", rng.choice(_GETS) + query)
+    return request(rng.choice(("GET", "GET", "HEAD", "OPTIONS")), rng.choice(_GETS) + query)
 
 
 def _any(rng: random.Random, picture: bytes) -> bytes:

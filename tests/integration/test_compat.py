@@ -117,7 +117,7 @@ def test_a_key_in_the_query_reaches_no_log_and_no_metric(service: Service) -> No
     assert secret not in metrics()
 
 
-@pytest.mark.usefixtures("only_with_clients")
+@pytest.mark.only_with_clients
 def test_roboflows_client_finds_what_detect_finds(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PICTURE)
