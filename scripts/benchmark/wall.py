@@ -12,25 +12,23 @@ status is 1 if a value exceeds its limit in this file.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from scripts.benchmark.browser import chromium, tabs
 from scripts.benchmark.rounds import machine
 from scripts.benchmark.streams import FOLDER, count_frames, serving, start_streams
 from scripts.benchmark.usage import Usage
@@ -42,10 +40,11 @@ MAX_HIDDEN_CORES = 0.02  # more than without a page; the CPU usage of the stream
 _STREAMS, _ROWS, _MAX_FPS, _SIZE = 8, 8, 5.0, "640x360"
 _LOADS = 10
 _PHASE_S = 60.0  # for the warm-up and for the phases that are compared with the page; at most the page's duration
-_SETTLE_S, _POLL_S = 5.0, 0.1
-_WINDOW_PX = "1280,1400"
-_TIMEOUT_MS = 60_000
+_SETTLE_S = 5.0
+_TIMEOUT_MS = 180_000
 _SHOWN = ("haproxy", "Ingress", "StreamSupervisor", "StreamWorker", "Detector")
+
+Connect: TypeAlias = Callable[[], AbstractContextManager[BrowserContext]]
 
 # Count the binary messages, each of which is a tile, and the tiles that are drawn.
 _COUNT = """
@@ -110,79 +109,62 @@ def main() -> None:
     duration_s = parser.parse_args().duration
     FOLDER.mkdir(parents=True, exist_ok=True)
     video = sized(save_belt(FOLDER), _SIZE, FOLDER)
-    with chromium() as context, serving({}, {video.parent}) as server:
-        first_paint_ms = statistics.median(first_paints_ms(context, server))
-        start_streams(server, video, _STREAMS, "drop_oldest", _MAX_FPS)
-        time.sleep(_SETTLE_S)
-        seen = watch(context, server, duration_s)
-    sys.exit(show({"first_paint_ms": first_paint_ms, **seen}))
-
-
-@contextmanager
-def chromium() -> Iterator[BrowserContext]:
-    """Run Chromium, and yield the context of its tabs. Exit if Chromium is not installed.
-
-    A tab behind another one is hidden only if Playwright does not start Chromium and leaves its defaults alone:
-    otherwise, every tab thinks that it is in front.
-    """
     path = shutil.which("chromium")
     if path is None:
         sys.exit("Chromium is not installed; scripts/servers installs it as root on Debian")
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with a sandbox
-    with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-        port = Path(profile, "DevToolsActivePort")
-        options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--no-first-run"]
-        command = [path, *options, *sandbox, f"--window-size={_WINDOW_PX}", "about:blank"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            while not (port.exists() and port.read_text().strip()):
-                if process.poll() is not None:
-                    sys.exit(f"Chromium ended with status {process.returncode}")
-                time.sleep(_POLL_S)
-            address = f"http://127.0.0.1:{port.read_text().split()[0]}"
-            yield playwright.chromium.connect_over_cdp(address, no_defaults=True).contexts[0]
-        finally:
-            process.terminate()
-            process.wait()
+    with sync_playwright() as playwright, chromium(path) as address, serving({}, {video.parent}) as server:
+        connect = partial(tabs, playwright, address)
+        first_paint_ms = statistics.median(first_paints_ms(connect, server))
+        start_streams(server, video, _STREAMS, "drop_oldest", _MAX_FPS)
+        time.sleep(_SETTLE_S)
+        seen = watch(connect, server, duration_s)
+    sys.exit(show({"first_paint_ms": first_paint_ms, **seen}))
 
 
-def first_paints_ms(context: BrowserContext, server: Server) -> list[float]:
+def first_paints_ms(connect: Connect, server: Server) -> list[float]:
     """Return the times to the first contentful paint of the wall, with a filled cache and no streams."""
     times = []
-    for _ in range(_LOADS + 1):
-        page = context.new_page()
-        page.goto(f"{server.url}/console#/streams", wait_until="networkidle")
-        script = "performance.getEntriesByName('first-contentful-paint').map(({ startTime }) => startTime)"
-        times += page.evaluate(script)
-        page.close()
+    with connect() as context:
+        for _ in range(_LOADS + 1):
+            page = context.new_page()
+            page.goto(f"{server.url}/console#/streams", wait_until="networkidle")
+            times += page.evaluate("performance.getEntriesByName('first-contentful-paint').map((one) => one.startTime)")
+            page.close()
     return times[1:]
 
 
-def watch(context: BrowserContext, server: Server, duration_s: float) -> dict[str, Any]:
-    """Run all phases, and return what was measured."""
+def watch(connect: Connect, server: Server, duration_s: float) -> dict[str, Any]:
+    """Run all phases, and return what was measured.
+
+    Playwright is not connected while the page is measured, because it would receive every tile, too.
+    """
     short_s = min(_PHASE_S, duration_s)
     before = measure("no page", server, short_s)
-    page = open_wall(context, server)
+    with connect() as context:
+        open_wall(context, server)
     time.sleep(short_s)
-    heap, seen = heap_mb(page), page.evaluate("({ ...seen })")
+    with connect() as context:
+        page = wall_of(context)
+        heap, tiles = heap_mb(page), page.evaluate("({ ...seen })")
     shown = measure("page", server, duration_s)
-    growth_mb = heap_mb(page) - heap
-    tiles = {name: count - seen[name] for name, count in page.evaluate("({ ...seen })").items()}
-    requests: list[str] = []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("websocket", lambda socket: requests.append(socket.url))
-    context.new_page().bring_to_front()
-    page.wait_for_function("document.visibilityState === 'hidden'", polling=100)
+    with connect() as context:
+        page = wall_of(context)
+        growth_mb = heap_mb(page) - heap
+        tiles = {name: count - tiles[name] for name, count in page.evaluate("({ ...seen })").items()}
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("websocket", lambda socket: requests.append(socket.url))
+        context.new_page().bring_to_front()
+        page.wait_for_function("document.visibilityState === 'hidden'", polling=100)
+        page.wait_for_timeout(1e3 * _SETTLE_S)
+        requests.clear()
+        delivered = page.evaluate("seen.delivered")
+        hidden = measure("hidden page", server, short_s)
+        hidden_tiles = page.evaluate("seen.delivered") - delivered  # also reads the events of all requests
+        page.close()
     time.sleep(_SETTLE_S)
-    requests.clear()
-    seen = page.evaluate("seen.delivered")
-    hidden = measure("hidden page", server, short_s)
-    hidden_tiles = page.evaluate("seen.delivered") - seen
-    page.close()
-    time.sleep(_SETTLE_S)
-    phases = [before, shown, hidden, measure("no page", server, short_s)]
     return {
-        "phases": phases,
+        "phases": [before, shown, hidden, measure("no page", server, short_s)],
         "heap_mb": heap,
         "growth_mb": growth_mb,
         "tiles": tiles,
@@ -191,7 +173,7 @@ def watch(context: BrowserContext, server: Server, duration_s: float) -> dict[st
     }
 
 
-def open_wall(context: BrowserContext, server: Server) -> Page:
+def open_wall(context: BrowserContext, server: Server) -> None:
     """Open the wall, and add tiles until there are 64. Return when a frame of each is drawn."""
     page = context.new_page()
     page.set_default_timeout(_TIMEOUT_MS)
@@ -201,7 +183,11 @@ def open_wall(context: BrowserContext, server: Server) -> Page:
     streams = [stream.stream_id for stream in server.client.streams.list()]
     page.evaluate(_ADD_ROWS, {"streams": streams, "rows": _ROWS - 1})
     page.wait_for_function(_ARE_ALL_DRAWN, arg=_STREAMS * _ROWS)
-    return page
+
+
+def wall_of(context: BrowserContext) -> Page:
+    """Return the page that shows the tiles."""
+    return next(page for page in context.pages if page.url.endswith("#/streams"))
 
 
 def heap_mb(page: Page) -> float:
