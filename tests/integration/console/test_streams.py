@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Playwright, expect
 
+from scripts.benchmark.browser import chromium, tabs
 from serve_app.schemas.streams import Regions
 from tests.integration.conftest import (
     Service,
@@ -18,7 +19,7 @@ from tests.integration.conftest import (
     stream_ids,
     stream_status,
 )
-from tests.integration.console.conftest import Open, check
+from tests.integration.console.conftest import TIMEOUT_MS, Open, check
 from tests.support.videos import save_video
 
 pytestmark = pytest.mark.usefixtures("streams")
@@ -105,6 +106,36 @@ def test_a_zone_that_is_drawn_by_mouse_counts_and_a_line_is_added_by_keyboard(
     entered = stream_status(service.url, "belt").zones["all"].entered
     assert entered >= 1
     check(page, "regions")
+
+
+def test_a_hidden_page_sends_and_receives_nothing_until_it_is_shown_again(
+    playwright: Playwright, chromium_path: str, service: Service, video: Path
+) -> None:
+    start_stream(service.url, video, loop=True, stream_id="belt", policy="drop_oldest")  # plays at its own speed
+    traffic: list[str] = []
+
+    def traffic_of_a_while() -> list[str]:
+        """Return the addresses of the page's traffic in 45 frames, which take 3 s. A shown page asks every 2 s."""
+        page.evaluate("")  # Playwright reports earlier events before it answers
+        traffic.clear()
+        last = stream_status(service.url, "belt").processed + 45
+        eventually(lambda: stream_status(service.url, "belt").processed >= last, what="frames")
+        page.evaluate("")
+        return traffic
+
+    with chromium(chromium_path) as address, tabs(playwright, address) as context:
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("request", lambda request: traffic.append(request.url))
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda _: traffic.append(socket.url)))
+        page.goto(f"{service.url}/console#/streams")
+        eventually(lambda: is_drawn(page), what="a frame")
+        assert {address.rsplit("/", 1)[-1] for address in traffic_of_a_while()} == {"streams", "previews"}
+        context.new_page().bring_to_front()
+        page.wait_for_function("document.visibilityState === 'hidden'", polling=100)
+        eventually(lambda: not traffic_of_a_while(), what="silence")
+        page.bring_to_front()
+        eventually(lambda: len(set(traffic_of_a_while())) == 2, what="requests and frames")
 
 
 def is_drawn(page: Page) -> bool:
