@@ -5,8 +5,9 @@ python -m scripts.benchmark.wall --duration 60     show them for a minute
 
 The wall shows each stream once. So the page gets seven more rows of tiles, which use the wall's own modules: each row
 has a WebSocket of its own, over which the server sends every frame again. The phases are: no page, the page, the page
-while it is hidden behind another tab, and no page again. Needs Chromium, which ``scripts/servers`` installs. The exit
-status is 1 if a value exceeds its limit in this file.
+while it is hidden behind another tab, and no page again. The costs do not include the Detector's CPU time, because on a
+busy machine the streams process fewer frames while it shows the page. Needs Chromium, which ``scripts/servers``
+installs. The exit status is 1 if a value exceeds its limit in this file.
 """
 
 from __future__ import annotations
