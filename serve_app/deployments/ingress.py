@@ -20,13 +20,13 @@ from serve_app.api.app import build_api
 from serve_app.api.backend import VideoRequest
 from serve_app.config import AppArgs
 from serve_app.deployments.drift_proxy import DriftProxy
-from serve_app.deployments.handles import Replicas, detector_name
+from serve_app.deployments.handles import Replicas, detector_name, listen
 from serve_app.deployments.jobs_proxy import JobsProxy
 from serve_app.deployments.ray_internals import dashboard_url, http_host, running_replicas
 from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.replica_figures import ReplicaFigures
 from serve_app.deployments.replica_logs import log_as_serve
-from serve_app.deployments.stubs import PreprocessorStub
+from serve_app.deployments.stubs import IngressStub, PreprocessorStub
 from serve_app.deployments.supervisor_proxy import SupervisorProxy
 from serve_app.deployments.tensors import Tensors
 from serve_app.errors import Overloaded, ReplicaGone, ServeAppError, Unavailable
@@ -76,6 +76,8 @@ class Ingress:
         self._state: DetectorState | None = None
         self._telemetry = Telemetry(RayInstrument)
         self._replica_figures = ReplicaFigures(args)
+        max_calls = args.limits.max_requests
+        self._server = await listen(self, IngressStub, max_calls=max_calls, limit="limits.max_requests")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self, self._streams, self._jobs, self._drift, self._telemetry, self._args)
@@ -163,7 +165,7 @@ class Ingress:
         return await self._replica_figures.collect()
 
     async def own_figures(self) -> Figures:
-        """Return what this replica has counted. The Ingress replicas call each other."""
+        """Return what this replica has counted: see ``IngressStub.own_figures``."""
         return self._telemetry.figures()
 
     def admit(self, tenant: str, model: str) -> None:
@@ -182,5 +184,8 @@ class Ingress:
         finally:
             self._throttles[tenant, model].observe(refusal)
 
-    def __del__(self) -> None:
-        self._tensors.close()
+    async def __del__(self) -> None:
+        try:
+            await self._server.close()
+        finally:
+            self._tensors.close()

@@ -30,6 +30,13 @@ JOB_RUNNER_UNITS = 2  # units at once in a JobRunner: while one is detected, the
 SUPERVISOR_MAX_CALLS = 1024  # the limit of calls in flight; each client that follows a stream needs one call
 
 
+class IngressStub(Protocol):
+    """The Ingress's methods, which the Ingress replicas call."""
+
+    async def own_figures(self) -> Figures:
+        """Return what the replica has counted."""
+
+
 class PreprocessorStub(Protocol):
     """The Preprocessor's methods, which the Ingress calls."""
 

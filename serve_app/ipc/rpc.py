@@ -212,11 +212,9 @@ class LocalReplicas:
         without raising it. Raise ReplicaGone when there is no server, ReplicaDied when a server ends during the call,
         and RuntimeError when the method fails.
         """
-        if time.monotonic() >= self._scan_at_s:
-            self._scan_at_s = time.monotonic() + _SCAN_INTERVAL_S
-            self._scanning = asyncio.create_task(self._scan())
+        scanning = self._newest_scan()
         if not self._links:
-            await asyncio.shield(self._scanning)  # shielded, because other calls may wait for the same scan
+            await asyncio.shield(scanning)  # shielded, because other calls may wait for the same scan
         links = sorted(
             (link for link in self._links.values() if link.accepts_calls), key=lambda link: (link.load, random.random())
         )
@@ -234,6 +232,20 @@ class LocalReplicas:
                 return result
             refusal = result
         return refusal
+
+    async def call_all(self, method: str, timeout_s: float) -> list[Any]:
+        """Call a method on every server, and return the results of those that answer in time."""
+        await asyncio.shield(self._newest_scan())
+        calls = (asyncio.wait_for(link.call(method, (), {}), timeout_s) for link in self._links.values())
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        return [result for result in results if not isinstance(result, BaseException)]
+
+    def _newest_scan(self) -> asyncio.Task[None]:
+        """Return the newest scan, which may have ended. It began at most a second ago."""
+        if time.monotonic() >= self._scan_at_s:
+            self._scan_at_s = time.monotonic() + _SCAN_INTERVAL_S
+            self._scanning = asyncio.create_task(self._scan())
+        return self._scanning
 
     async def _scan(self) -> None:
         self._links = {path: link for path, link in self._links.items() if link.is_open}

@@ -160,6 +160,13 @@ def drift(url: str, source: str) -> SourceDrift | None:
         return next((one for one in client.drift() if one.source == source), None)
 
 
+def answering_detectors(url: str) -> int:
+    """Return the number of Detectors whose figures the overview has."""
+    with httpx.Client(timeout=LONG_TIMEOUT_S) as client:
+        count: int = client.get(f"{url}/overview").json()["models"][0]["replicas"]
+    return count
+
+
 def measured(url: str, source: str = "http") -> int:
     """Return how many images of a source drift has measured so far, if all of them belong to the reference."""
     one = drift(url, source)
@@ -200,6 +207,7 @@ def test_a_node_that_dies_counts_nothing_twice_and_the_reference_is_kept(
         for name in ("Preprocessor", "Detector"):
             eventually(lambda n=name: there.processes(f"ServeReplica:{NAME}:{n}"), what=f"a {name} there")  # type: ignore[misc]
         eventually(lambda: is_ready(url), what="readiness")
+        eventually(lambda: answering_detectors(url) == 2, what="the figures of the Detectors of both nodes")
         before = measured(url)
         call_both_preprocessors(60)
         eventually(lambda: there.total("sightline_images"), what="images that the second node has answered")

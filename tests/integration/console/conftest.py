@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.integration.conftest import Service, delete_jobs
 from tests.support.paths import ROOT
@@ -26,20 +26,32 @@ Open: TypeAlias = Callable[..., Page]
 expect.set_options(timeout=TIMEOUT_MS)
 
 
-# Not for the whole session: as long as Playwright runs, its event loop is the running one, so asyncio.run() fails.
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """Run Chromium, or skip the test if the machine has none: ``scripts/servers`` installs it on Debian."""
+def chromium_path() -> str:
+    """Return the path of Chromium, or skip the test if there is none: ``scripts/servers`` installs it on Debian."""
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get("CI"):
             raise FileNotFoundError("chromium is not installed; run scripts/servers as root")
         pytest.skip("Chromium is not installed; scripts/servers installs it as root on Debian")
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with a sandbox
+    return path
+
+
+# Not for the whole session: as long as Playwright runs, its event loop is the running one, so asyncio.run() fails.
+@pytest.fixture(scope="package")
+def playwright() -> Iterator[Playwright]:
+    """Run Playwright, of which a process can have only one."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield browser
-        browser.close()
+        yield playwright
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright, chromium_path: str) -> Iterator[Browser]:
+    """Run Chromium."""
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to run as root with a sandbox
+    browser = playwright.chromium.launch(executable_path=chromium_path, args=sandbox)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

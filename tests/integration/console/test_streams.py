@@ -7,8 +7,9 @@ from pathlib import Path
 
 import cv2
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Playwright, expect
 
+from scripts.benchmark.browser import chromium, tabs
 from scripts.trials.relay import Relay
 from tests.integration.conftest import (
     Service,
@@ -17,8 +18,9 @@ from tests.integration.conftest import (
     rtsp_camera,
     start_stream,
     stream_ids,
+    stream_status,
 )
-from tests.integration.console.conftest import SCREENSHOTS, UNDO_MS, Open, check
+from tests.integration.console.conftest import SCREENSHOTS, TIMEOUT_MS, UNDO_MS, Open, check
 from tests.support import squares
 from tests.support.squares import Square
 from tests.support.videos import save_video
@@ -185,6 +187,36 @@ def place(page: Page, x: float, y: float) -> tuple[float, float]:
     box = board.bounding_box()
     assert box is not None
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def test_a_hidden_page_sends_and_receives_nothing_until_it_is_shown_again(
+    playwright: Playwright, chromium_path: str, service: Service, video: Path
+) -> None:
+    start_stream(service.url, video, loop=True, stream_id="belt", policy="drop_oldest")  # plays at its own speed
+    traffic: list[str] = []
+
+    def traffic_of_a_while() -> list[str]:
+        """Return the addresses of the page's traffic in 45 frames, which take 3 s. A shown page asks every 2 s."""
+        page.evaluate("")  # Playwright reports earlier events before it answers
+        traffic.clear()
+        last = stream_status(service.url, "belt").processed + 45
+        eventually(lambda: stream_status(service.url, "belt").processed >= last, what="frames")
+        page.evaluate("")
+        return traffic
+
+    with chromium(chromium_path) as address, tabs(playwright, address) as context:
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("request", lambda request: traffic.append(request.url))
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda _: traffic.append(socket.url)))
+        page.goto(f"{service.url}/console#/streams")
+        eventually(lambda: is_drawn(page), what="a frame")
+        assert {address.rsplit("/", 1)[-1] for address in traffic_of_a_while()} == {"streams", "previews"}
+        context.new_page().bring_to_front()
+        page.wait_for_function("document.visibilityState === 'hidden'", polling=100)
+        eventually(lambda: not traffic_of_a_while(), what="silence")
+        page.bring_to_front()
+        eventually(lambda: len(set(traffic_of_a_while())) == 2, what="requests and frames")
 
 
 def is_drawn(page: Page) -> bool:

@@ -22,13 +22,14 @@ from ray.exceptions import (
     RayTaskError,
 )
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME
+from ray.serve.exceptions import RayServeException
 
 from serve_app.config import parse_args
 from serve_app.deployments import ray_internals
 from serve_app.deployments.handles import refusals_as_values
 from serve_app.deployments.ray_workers import RayWorker, RayWorkers
 from serve_app.deployments.stream_supervisor import StreamSupervisor
-from serve_app.errors import NotFound, StartError
+from serve_app.errors import NotFound, StartError, Unavailable
 from serve_app.schemas.streams import Line, Regions, StreamStatus
 from serve_app.streams.store import Record
 from serve_app.streams.workers import WorkerDied, WorkerError, WorkerFailed, WorkerNotKilled, WorkerUnreachable
@@ -196,6 +197,24 @@ def test_the_most_replicas_are_those_of_the_autoscaling_config(
     details = {"applications": {"shop": {"deployments": {"Detector": deployment}}}}
     monkeypatch.setattr(ray_internals, "_get_global_client", lambda: SimpleNamespace(get_serve_details=lambda: details))
     assert ray_internals.max_replica_count("shop", "Detector") == most
+
+
+def test_only_running_replicas_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = {"Ingress": ["RUNNING", "STARTING", "RUNNING"], "JobRunner": []}
+    deployments = {name: {"replicas": [{"state": one} for one in states]} for name, states in replicas.items()}
+    details = {"applications": {"shop": {"deployments": deployments}}}
+    monkeypatch.setattr(ray_internals, "_get_global_client", lambda: SimpleNamespace(get_serve_details=lambda: details))
+    assert ray_internals.running_replicas("shop") == {"Ingress": 2, "JobRunner": 0}
+    assert ray_internals.running_replicas("deleted") == {}
+
+
+def test_replicas_are_unknown_if_serve_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RayServeException("Client has already been shut down.")
+
+    monkeypatch.setattr(ray_internals, "_get_global_client", lambda: SimpleNamespace(get_serve_details=fail))
+    with pytest.raises(Unavailable):
+        ray_internals.running_replicas("shop")
 
 
 def test_ray_still_has_the_call_for_draining_nodes() -> None:

@@ -73,6 +73,20 @@ async def test_sequential_calls_are_spread_over_the_servers(tmp_path: Path) -> N
     assert set(called) == {"first", "second"}
 
 
+async def test_a_call_to_all_servers_leaves_out_those_that_fail_or_are_late(tmp_path: Path) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async with (
+        serving(tmp_path, name=lambda: echo("first")),
+        serving(tmp_path, name=lambda: echo("second")),
+        serving(tmp_path, name=fail),
+        serving(tmp_path, name=Gate()),
+        calling(tmp_path) as replicas,
+    ):
+        assert sorted(await replicas.call_all("name", timeout_s=1)) == ["first", "second"]
+
+
 async def test_a_refusal_stands_when_the_next_server_ends(tmp_path: Path) -> None:
     """The service is full, not gone, so the refused call must not be retried elsewhere."""
     with subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as ends:
