@@ -28,6 +28,7 @@ from serve_app.client import Client, SightlineError
 from serve_app.errors import ServeAppError
 
 _BATCH = 2000
+_ROUNDS = 2
 _WARM_UP = 4000  # after this many requests, every kind of attack has been sent and memory no longer grows
 _HELD = 0.1  # the fraction of attacks that hold a connection open
 _DESCRIBED = 0.1  # the number of attacks made from the OpenAPI document, as a fraction of all attacks
@@ -94,6 +95,9 @@ def hostile(
 
     The legitimate requests send the image ``honest``. The model must detect something in this image. After the
     attacks, ``slots`` legitimate requests are sent at once. ``video`` is the source of the stream under attack.
+
+    If a process has grown, as many requests are sent in another round. A thread pool that was not yet full makes a
+    process grow once, while a leak makes it grow in every round.
     """
     trial = Hostile(seed)
     client = _LegitimateClient(cluster.url, honest, trial)
@@ -106,11 +110,17 @@ def hostile(
         httpx.get(f"{cluster.url}/overview", timeout=_TIMEOUT_S, trust_env=False)  # opens connections that are kept
         trial.before, pools = storm.settled({}), frame_pools()
         processes = {name: cluster.replicas(name) for name in _LASTING}
-        for first in range(0, times, _BATCH):
-            numbers = range(first, min(first + _BATCH, times))
-            storm.send_all(numbers)
-            tell(numbers.stop)
-        trial.after = storm.settled(trial.before)
+        since = trial.before
+        for begin in range(0, _ROUNDS * times, times):
+            for first in range(begin, begin + times, _BATCH):
+                numbers = range(first, min(first + _BATCH, begin + times))
+                storm.send_all(numbers)
+                tell(min(numbers.stop, times))
+            trial.after = storm.settled(since)
+            growths = grown(since, trial.after)
+            if not growths:
+                break
+            since = trial.after
         if processes != {name: cluster.replicas(name) for name in _LASTING}:
             trial.problems.append("a process was replaced")
         if frame_pools_remain(pools):
@@ -121,10 +131,13 @@ def hostile(
         until(lambda: not cluster.workers(), what="the end of the streams' processes")
     if cluster.workers():
         trial.problems.append("processes of streams are left over")
-    for name, before in trial.before.items():
-        growths = trial.after[name].growth(before, memory_slack_mib=_MEMORY_SLACK_MIB)
-        trial.problems += [f"{name}: {growth}" for growth in growths]
+    trial.problems += growths
     return trial
+
+
+def grown(before: dict[str, Footprint], after: dict[str, Footprint]) -> list[str]:
+    """Describe what has grown in each process."""
+    return [f"{name}: {growth}" for name in before for growth in after[name].growth(before[name], _MEMORY_SLACK_MIB)]
 
 
 class _LegitimateClient:
@@ -199,7 +212,7 @@ class _Storm:
             time.sleep(_SAME_FOR_S)
             earlier, now = now, self._footprints()
             if before:
-                settled = not any(now[name].growth(one, _MEMORY_SLACK_MIB) for name, one in before.items())
+                settled = not grown(before, now)
             else:
                 settled = all(_are_alike(now[name], one) for name, one in earlier.items())
             if settled:
