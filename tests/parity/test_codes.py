@@ -86,7 +86,13 @@ EXPORTS: dict[str, Json] = {
 }
 
 
-@pytest.fixture(scope="module", params=EXPORTS)
+FAST = ("a rectangle", "fp16", "open sizes", "open sizes, NMS in the file")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.only_with_chaos) for name in EXPORTS],
+)
 def export(request: pytest.FixtureRequest, reference: YOLO) -> tuple[Path, tuple[int, int], Json]:
     """Export the embedded model with Ultralytics.
 
@@ -111,6 +117,7 @@ def test_an_exported_file_gives_the_boxes_of_ultralytics(
     assert count_of_agreements(ours, expected, (*range(8), 14, 15)) > 10
 
 
+@pytest.mark.only_with_chaos  # tests of the precision cover the choice with a small model
 def test_auto_uses_bf16_only_if_it_finds_the_same_objects(tmp_path: Path, squares_model: Path) -> None:
     """Check the precision that ``auto`` chooses.
 

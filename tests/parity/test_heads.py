@@ -20,7 +20,6 @@ HEADS = ["yolo26n end-to-end", "yolo26n", "yolo11n", "yolov8n"]
 ENGINES = ["openvino", "onnx", "torch"]
 FAST = {
     ("yolo26n end-to-end", "openvino"),
-    ("yolo26n", "torch"),
 }
 CASES = [
     pytest.param(head, engine, marks=() if (head, engine) in FAST else pytest.mark.only_with_chaos)

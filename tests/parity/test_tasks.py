@@ -45,7 +45,7 @@ def _version(kind: str) -> str:
 
 
 ENGINES = ["torch", "onnx", "openvino"]
-FAST = {("yolo11n", "openvino"), ("yolo11n", "torch"), ("yolo26n end-to-end", "onnx")}  # versions, for every task
+FAST = {("yolo11n", "openvino"), ("yolo26n end-to-end", "onnx")}  # versions, for every task
 CASES = [
     pytest.param(kind, engine, marks=() if (_version(kind), engine) in FAST else pytest.mark.only_with_chaos)
     for kind in KINDS

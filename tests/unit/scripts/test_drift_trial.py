@@ -17,7 +17,7 @@ def trial() -> Trial:
     return run_trial(
         cameras(60, seed=3, real=False),
         sources=4,
-        days=7,
+        days=10,
         images_per_hour=150,
         injections=5,
         seed=3,

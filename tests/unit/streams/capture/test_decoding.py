@@ -96,7 +96,9 @@ def ids_of(frames: list[Frame]) -> list[int]:
 every_second = range(0, 10_000, FPS)
 
 
-@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "flv"])
+@pytest.mark.parametrize(
+    "container", ["mp4", "ts", *(pytest.param(name, marks=pytest.mark.only_with_chaos) for name in ("mkv", "flv"))]
+)
 @pytest.mark.parametrize("options", [{}, B_FRAMES], ids=["no B-frames", "B-frames"])
 async def test_key_frames_alone_are_decoded_if_they_come_often_enough(
     tmp_path: Path, container: str, options: dict[str, str], decoders: list[Counted]

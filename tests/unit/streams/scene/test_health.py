@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
+from functools import cache
 
 import cv2
 import numpy as np
@@ -46,10 +48,14 @@ class Watched:
         return self
 
 
-def learned(**options: float | bool) -> Watched:
+def learned(interval_s: float = 1.0) -> Watched:
     """Return a check that knows the usual view."""
-    watched = Watched(**options)  # type: ignore[arg-type]
-    return watched.show(filmed(view(), round(LEARNED_S / watched._interval_s)))
+    return deepcopy(_learned(interval_s))
+
+
+@cache
+def _learned(interval_s: float) -> Watched:
+    return Watched(interval_s=interval_s).show(filmed(view(), round(LEARNED_S / interval_s)))
 
 
 def covered(pixels: Pixels, share: float = 1.0) -> Pixels:
