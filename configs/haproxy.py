@@ -7,6 +7,7 @@ clients could keep connections open. The wrapper makes these changes:
 - Metrics and statistics listen on loopback, and only our user can open the admin socket.
 - HAProxy no longer logs to syslog over UDP.
 - HAProxy adds the client's address to the header X-Forwarded-For.
+- The messages of WebSockets are not compressed, because most of them are JPEGs.
 - The wrapper owns the listening sockets. If HAProxy crashes, the wrapper restarts it at once, and new connections wait.
 - A client that has not sent all of its headers within 10 s is disconnected.
 - If the limit of open files is too low for the number of connections that Ray configures, HAProxy starts anyway, and
@@ -62,6 +63,9 @@ _REMEMBER_ID = (
     "http-request set-var(txn.request_id) uuid() if !{ var(txn.request_id) -m found }",
     "http-request set-header X-Request-ID %[var(txn.request_id)] if !{ req.fhdr(x-request-id) -m found }",
 )
+# Browsers offer to compress the messages of WebSockets. The server would accept, and compressing the JPEGs of previews
+# again takes more CPU time than everything else that it does for them.
+_NO_COMPRESSION = "http-request del-header Sec-WebSocket-Extensions"
 _ADD_ADDRESS = "http-request add-header X-Forwarded-For %[src]"  # for the setting compat.*.allow_from
 _HEADERS = "hdr X-Request-ID %[var(txn.request_id)]"
 
@@ -166,7 +170,7 @@ def with_json_errors(config: str) -> str:
     config = re.sub(r"^ *errorfile 50\d .*\n", "", config, flags=re.MULTILINE)
     errors = (f"http-error status {status} {text}" for status, text in _ERRORS.items())
     config = change(config, r"^( *)(mode http)$(?=\n *option log-health)", lines(r"\2", *errors))
-    rules = lines(r"\2", *_REMEMBER_ID, _ADD_ADDRESS, _BAD_GATEWAY_IS_UNAVAILABLE)
+    rules = lines(r"\2", *_REMEMBER_ID, _ADD_ADDRESS, _NO_COMPRESSION, _BAD_GATEWAY_IS_UNAVAILABLE)
     config = change(config, r"(?<=^frontend http_frontend\n)( *)(bind .*)$", rules)
     is_served = re.search(r"^ *use_backend ", config, re.MULTILINE)
     answer = lines(f"http-request {_RETURN_NOT_FOUND if is_served else _RETURN_UNAVAILABLE}")

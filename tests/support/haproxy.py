@@ -24,7 +24,7 @@ class Replica(BaseHTTPRequestHandler):
 
     /slow takes 1.2 s. /missing returns a 404 like Ray's, and /unknown a 404 like Sightline's. For /dying the replica
     closes the connection without a response. For /watched the replica waits until the client disconnects. A response
-    repeats the addresses in the request's X-Forwarded-For.
+    repeats the addresses in the request's X-Forwarded-For, and the request's Sec-WebSocket-Extensions.
     """
 
     cut = threading.Event()  # set when the client of /watched has disconnected
@@ -43,6 +43,7 @@ class Replica(BaseHTTPRequestHandler):
         self.send_response(404 if self.path in {"/missing", "/unknown"} else 200)
         self.send_header("Content-Type", "application/json" if self.path == "/unknown" else "text/plain; charset=utf-8")
         self.send_header("X-Seen-Addresses", ", ".join(self.headers.get_all("x-forwarded-for", [])))
+        self.send_header("X-Seen-Extensions", self.headers.get("sec-websocket-extensions", "none"))
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")

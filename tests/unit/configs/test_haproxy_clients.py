@@ -92,6 +92,19 @@ def test_a_path_that_no_application_serves_is_not_found(api: HAProxyApi) -> None
     serving(api, use)
 
 
+def test_the_messages_of_a_websocket_are_not_compressed(api: HAProxyApi) -> None:
+    """Browsers offer compression. The server must not see the offer, because it would compress every JPEG again."""
+
+    async def use(wrapper: psutil.Process) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.cfg.http_options.port)
+        head = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nUser-Agent: a browser\r\n"
+        writer.write(head + b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
+        assert b"x-seen-extensions: none\r\n" in (await reader.read()).lower()
+        writer.close()
+
+    serving(api, use)
+
+
 @pytest.mark.parametrize("has_agent", [True, False])
 def test_the_clients_address_is_added_to_those_that_the_client_sends(api: HAProxyApi, has_agent: bool) -> None:
     """Requests without a User-Agent pass through HAProxy twice, but its own address must not be added."""
