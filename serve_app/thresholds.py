@@ -47,18 +47,19 @@ def parse(text: str) -> dict[str, str]:
     labels may have colons and commas. Raise ValueError if an entry has no threshold or a class has two.
     """
     found: dict[str, str] = {}
-    entry = ""
+    entry: list[str] = []  # the parts between commas since the last threshold
     for part in text.split(","):
-        entry = f"{entry},{part}" if entry else part
-        name, colon, threshold = entry.rpartition(":")
+        end, colon, threshold = part.rpartition(":")
         if not colon or not _is_number(threshold):
+            entry.append(part)
             continue
-        if name.strip() in found:
-            raise ValueError(f"the class {_quoted(name.strip())} has two thresholds; give it one")
-        found[name.strip()] = threshold.strip()
-        entry = ""
-    if entry:
-        raise ValueError(f"{_quoted(entry.strip())} does not end in a colon and a number; write it as person:0.6")
+        name = ",".join([*entry, end]).strip()
+        if name in found:
+            raise ValueError(f"the class {_quoted(name)} has two thresholds; give it one")
+        found[name] = threshold.strip()
+        entry = []
+    if rest := ",".join(entry).strip():
+        raise ValueError(f"{_quoted(rest)} does not end in a colon and a number; write it as person:0.6")
     return found
 
 
@@ -81,6 +82,8 @@ def _quoted(text: str) -> str:
 
 def _validate(value: Any, handler: ValidatorFunctionWrapHandler) -> float | dict[str, float]:
     """Return one threshold, or the thresholds by class. Only a number is left to Pydantic."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("thresholds", "a threshold must be a number; {range}", {"range": _RANGE})
     if isinstance(value, str) and ":" in value:
         try:
             value = parse(value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from serve_app.detections import Detections
 from serve_app.errors import InvalidParameter
+from serve_app.labels import ids_by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,12 +197,7 @@ class ModelInfo:
         then as an id. With ``may_be_lists``, a string that is not a label may be a comma-separated list. Raise KeyError
         with the first unknown class.
         """
-        known: dict[str | int, list[int]] = {}
-        for class_id, label in enumerate(self.labels):
-            known.setdefault(label, []).append(class_id)
-        for class_id in range(len(self.labels)):
-            known[class_id] = [class_id]
-            known.setdefault(str(class_id), [class_id])
+        known = ids_by_name(self.labels)
         found: set[int] = set()
         for value in wanted:
             name = value if isinstance(value, int) or value in known else value.strip()

@@ -59,12 +59,15 @@ def are_all_known(class_ids: frozenset[int], answer: Answer, model: ModelInfo, o
     """Return whether an answer has all objects of these classes that the model finds with its default thresholds.
 
     An answer may lack some of them if its request asked for other classes, for a higher confidence, for a lower IoU,
-    for suppression between classes, or for too few detections. Such an image cannot be blurred reliably.
+    for suppression between classes (also by classes for which it asked for a lower confidence), or for too few
+    detections. Such an image cannot be blurred reliably.
     """
     usual = model.defaults
+    others = range(len(model.labels)) if options.agnostic_nms else ()  # with a lower threshold, these could suppress
     return not class_ids or (
         (options.class_ids is None or class_ids <= set(options.class_ids))
         and all(options.threshold_of(each) <= usual.threshold_of(each) for each in class_ids)
+        and all(options.threshold_of(each) >= usual.threshold_of(each) for each in others if each not in class_ids)
         and options.iou >= usual.iou
         and (usual.agnostic_nms or not options.agnostic_nms)
         and len(answer.detections) < options.max_detections

@@ -36,7 +36,7 @@ def with_outlines(detections: Detections, width_px: int, height_px: int, kind: M
 
 
 def rings_of(mask: Mask) -> Rings:
-    """Return the outer outlines of a mask in pixels of the image, the longest first. An empty mask has none.
+    """Return the outer outlines of a mask in pixels of the image, the largest first. An empty mask has none.
 
     The outlines follow the outer edges of the bitmap's pixels, so an outline of one pixel has an area, too. They differ
     from these edges by at most three quarters of a pixel of the bitmap.
@@ -50,8 +50,11 @@ def rings_of(mask: Mask) -> Rings:
     tolerance = min(_TOLERANCE, min(grid.shape) * _TOLERANCE_SHARE)
     left, top, right, bottom = mask.xyxy
     scale = np.array([(right - left) / (2 * columns), (bottom - top) / (2 * rows)])
-    rings = [_simplified(outline, tolerance)[:, 0] * scale + (left, top) for outline in outlines]
-    return [np.round(ring, 1).tolist() for ring in sorted(rings, key=len, reverse=True)]
+    rings = [
+        _simplified(outline, tolerance)[:, 0] * scale + (left, top)
+        for outline in sorted(outlines, key=cv2.contourArea, reverse=True)
+    ]
+    return [np.round(ring, 1).tolist() for ring in rings]
 
 
 def _simplified(outline: Outline, tolerance: float) -> Outline:

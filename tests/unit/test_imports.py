@@ -12,7 +12,8 @@ from tests.support.paths import ROOT
 PACKAGE = ROOT / "serve_app"
 MAY_IMPORT = {
     "detections": "",
-    "types": "detections errors",
+    "labels": "",
+    "types": "detections errors labels",
     "errors": "",
     "thresholds": "",
     "outlines": "detections",

@@ -128,3 +128,12 @@ def test_detections_get_the_wanted_description_of_their_masks() -> None:
     assert [isinstance(one, Rle) for one in runs] == [True, True]
     boxes = tasks.boxed()
     assert with_outlines(boxes, 200, 100, "rle") is boxes
+
+
+def test_the_first_outline_is_the_largest_although_another_has_more_points() -> None:
+    bits = np.zeros((400, 400), np.uint8)
+    bits[10:310, 10:310] = 1
+    cv2.circle(bits, (370, 370), 9, 1, -1)
+    square, circle = rings_of(Mask(bits.astype(bool), (0.0, 0.0, 400.0, 400.0)))
+    assert len(square) < len(circle)
+    assert max(x for x, _ in square) < 320

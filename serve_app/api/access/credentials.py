@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
+from itertools import islice
 from urllib.parse import parse_qsl, urlencode
 
 from python_multipart.multipart import parse_options_header
@@ -92,7 +93,7 @@ class BodyKeys:
             try:
                 async with asyncio.timeout(_TIMEOUT_S), self._reading:
                     body = await read_body(request, max_bytes, "limits.max_body_mib")
-                    key = await _in_form(request, body) if place == "form" else _in_json(body)
+                    key = await _in_form(request, body) if place == "form" else await asyncio.to_thread(_in_json, body)
             except TimeoutError as exc:
                 raise DeadlineExceeded(
                     f"the body with the API key was not complete within {_TIMEOUT_S:g} s; send it faster, or send the "
@@ -134,5 +135,6 @@ async def _in_form(request: Request, body: bytes) -> str:
 
 
 def _in_json(body: bytes) -> str:
-    keys = (found[1].decode("utf-8", "replace") for found in _IN_JSON.finditer(body))
+    """Return the first key. A client sends one, so only a few places are looked at."""
+    keys = (found[1].decode("utf-8", "replace") for found in islice(_IN_JSON.finditer(body), 8))
     return next((key for key in keys if key not in _NO_KEYS), "")

@@ -18,6 +18,7 @@ class ModelNames:
         names = list(args.detectors())
         default = _plain(PurePath(args.model.weights).name)
         self._models = {_plain(name): name for name in reversed(names)}
+        self._exact = frozenset(names)
         self._models.setdefault(default, DEFAULT_MODEL)
         is_named = self._models[default] == DEFAULT_MODEL
         # What lists of models show. Clients show these names to people, who know the name of the weights.
@@ -26,9 +27,10 @@ class ModelNames:
     def find(self, name: str) -> str:
         """Return the name that a ``DetectParams`` has for a model. Raise NotFound if there is no such model.
 
-        Upper and lower case are the same, and the suffix of a weights file is ignored, because users write both.
+        Upper and lower case are the same, and the suffix of a weights file is ignored, because users write both. A
+        model that has exactly this name comes first.
         """
-        found = self._models.get(_plain(name))
+        found = name if name in self._exact else self._models.get(_plain(name))
         if found is None:
             raise NotFound(f"no model is named {name[:64]!r}; use one of {', '.join(self.shown)}")
         return found

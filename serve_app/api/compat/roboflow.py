@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 import uuid
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -53,7 +53,8 @@ class _ModelRequest(BaseModel):
 
 
 class _InferRequest(_ModelRequest):
-    image: _Image | list[_Image]
+    # Stop at the highest number that the settings allow: a body has room for hundreds of thousands.
+    image: _Image | Annotated[list[_Image], Field(max_length=256, fail_fast=True)]
     confidence: float | Literal["best", "default"] | None = Field(None)
     iou_threshold: float | None = Field(None, ge=0, le=1)
     max_detections: int | None = Field(None, ge=1)
@@ -118,11 +119,11 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
             model = pictures.names.find(asked.model_id)
             images = asked.image if isinstance(asked.image, list) else [asked.image]
             pictures.check_count(len(images))
-            data = [
-                await pictures.fetch(request, one.value) if one.type == "url" else await pictures.from_base64(one.value)
-                for one in images
-            ]
-            pictures.check_size(data)
+            data: list[bytes] = []
+            for one in images:
+                read = pictures.fetch(request, one.value) if one.type == "url" else pictures.from_base64(one.value)
+                data.append(await read)
+                pictures.check_size(data)
             params = asked.to_params(model)
             answers = await pictures.detect(request, data, params, expires_at_s, asked.visualize_predictions)
             status = (await pictures.statuses())[model]
@@ -182,9 +183,9 @@ def _result(answer: Answer, task: str, took_s: float, identity: str) -> Json:
         predictions.append({**centre, **size, **kind, "detection_id": str(uuid.uuid4())})
     if task == "instance_segmentation":
         for one, rings in zip(predictions, found.outlines or (), strict=False):
-            # The form has room for one outline, so the longest is sent.
-            longest: Any = max(rings, key=len, default=[])  # type: ignore[arg-type]
-            one["points"] = [{"x": x, "y": y} for x, y in longest]
+            # The form has room for one outline, so the largest is sent.
+            largest = rings[0] if isinstance(rings, list) and rings else []
+            one["points"] = [{"x": x, "y": y} for x, y in largest]
     if task == "keypoints_detection" and found.keypoints is not None:
         for one, points in zip(predictions, found.keypoints.tolist(), strict=True):
             names = answer.keypoint_names or tuple(map(str, range(len(points))))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from fastapi import Request
 
@@ -18,6 +19,7 @@ from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, Json
 
 _URLENCODED = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 32
+_MAX_FIELD_CHARS = 8192  # longer values are images in base64
 _MAX_STRIDE = 1000
 _TRUE = {"true", "1", "yes", "on"}
 
@@ -69,7 +71,7 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
             return await pictures.form(request, "file")
         body = await read_body(request, json_body_bytes(pictures.limits), "limits.max_body_mib")
         try:
-            fields = dict(parse_qsl(body.decode("ascii"), max_num_fields=_MAX_FIELDS))
+            fields = await asyncio.to_thread(_fields, body)
         except ValueError as exc:
             raise Malformed("the form is not valid; let the HTTP client build it") from exc
         source = fields.pop("source", "")
@@ -82,6 +84,23 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
 
 def _error(error: ServeAppError, request_id: str) -> tuple[int, Json]:
     return error.status_code, {"error": error.detail, **ErrorResponse.from_error(error, request_id).model_dump()}
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    """Return the fields of an urlencoded form. Raise ValueError if it is not valid.
+
+    ``parse_qsl`` makes an object of each escape, and an image may have millions. Base64 needs three kinds of escapes.
+    """
+    parts = body.decode("ascii").split("&")
+    if len(parts) > _MAX_FIELDS:
+        raise ValueError("too many fields")
+    fields = {}
+    for name, _, value in (part.partition("=") for part in parts):
+        if len(value) > _MAX_FIELD_CHARS:
+            for escape, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
+                value = value.replace(escape, character).replace(escape.lower(), character)
+        fields[unquote_plus(name[:_MAX_FIELD_CHARS])] = value if len(value) > _MAX_FIELD_CHARS else unquote_plus(value)
+    return fields
 
 
 def _params(model: str, fields: dict[str, str]) -> DetectParams:

@@ -48,8 +48,8 @@ def find_candidates(
       the first four numbers are centre x, centre y, width and height.
 
     The class of a candidate is the one with the highest score, and the threshold is that of this class. Confidences
-    slightly above 1 become 1. Raise ServeAppError when a confidence is higher than rounding can explain. The check at
-    start uses a single image, so it can miss a model that returns such a confidence.
+    slightly above 1 become 1. Raise ServeAppError when a confidence is higher than rounding can explain, or when a
+    candidate has a number that is not finite. The check at start uses a single image, so it can miss such a model.
     """
     has_rows = raw.shape[1] == 6 + extras  # the other layout always has more anchors
     found = _from_rows(raw, options) if has_rows else _from_anchors(raw, len(info.labels), options, rotated=rotated)
@@ -58,6 +58,8 @@ def find_candidates(
     if len(best) and found.confidence[0] > 1 + _ROUNDING:
         most = f"{found.confidence[0]:.3g}"
         raise ServeAppError(f"the model returns a confidence of {most}, but 1 is the maximum: export it again")
+    if not (np.isfinite(found.boxes).all() and np.isfinite(found.extras).all()):
+        raise ServeAppError("the model returns numbers that are not finite: export it again, or use precision fp32")
     return Candidates(found.boxes, np.minimum(found.confidence, 1), found.class_id, found.extras)
 
 

@@ -74,9 +74,10 @@ class Recorder:
 
     def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
         """Queue a frame without waiting. The caller must not change the pixels afterwards."""
-        if 0 < self._due_s - captured_at_s < 1:  # a larger difference means that the wall clock was set back
+        pause_s = 0.95 / self._spec.max_fps
+        if 0 < self._due_s - captured_at_s <= pause_s:  # a larger difference means that the wall clock was set back
             return
-        self._due_s = captured_at_s + 0.95 / self._spec.max_fps
+        self._due_s = captured_at_s + pause_s
         try:
             self._waiting.put_nowait(_DetectedFrame(pixels, detections, captured_at_s))
         except queue.Full:

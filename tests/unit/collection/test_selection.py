@@ -98,4 +98,7 @@ def test_the_threshold_of_the_class_to_blur_counts() -> None:
 def test_a_person_may_be_suppressed_by_an_object_of_another_class() -> None:
     found, people, agnostic = answer(("person", 0.9)), frozenset({0}), replace(MODEL.defaults, agnostic_nms=True)
     assert not are_all_known(people, found, MODEL, agnostic)
-    assert are_all_known(people, found, replace(MODEL, defaults=agnostic), agnostic)
+    usual = replace(MODEL, defaults=agnostic)
+    assert are_all_known(people, found, usual, agnostic)
+    assert are_all_known(people, found, usual, replace(agnostic, class_confidence=((1, 0.9),)))
+    assert not are_all_known(people, found, usual, replace(agnostic, class_confidence=((1, 0.1),)))

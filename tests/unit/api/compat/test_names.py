@@ -32,6 +32,12 @@ def test_the_name_of_another_model_is_stronger_than_the_name_of_the_weights() ->
     assert names.shown == ("default", "codes")
 
 
+def test_an_exact_name_is_stronger_than_one_in_other_letters() -> None:
+    models = {name: {"weights": "b.pt"} for name in ("Plates", "plates", "a.pt", "a")}
+    names = ModelNames(parse_args({"models": models}))
+    assert [names.find(name) for name in models] == list(models)
+
+
 def test_an_unknown_name_is_refused_with_the_known_names() -> None:
     with pytest.raises(NotFound, match="no model is named 'nope'; use one of codes"):
         ModelNames(parse_args({})).find("nope")

@@ -136,8 +136,8 @@ def test_the_other_tasks_have_their_forms() -> None:
     box, half = np.array([[0, 0, 10, 20]], np.float32), np.array([0.5], np.float32)
     found = Detections(box, half, np.zeros(1, np.int32), ("cat",))
     answer = Answer(found, 100, 50, "codes", 1, Timing(), InputShape.square(640))
-    short, long = [[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
-    segmented = replace(answer, detections=replace(found, outlines=([short, long],)))
+    small, large = [[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    segmented = replace(answer, detections=replace(found, outlines=([large, small],)))
     [one] = _result(segmented, "instance_segmentation", 0.1, "id")["predictions"]
     assert one["points"] == [{"x": 1.0, "y": 2.0}, {"x": 3.0, "y": 4.0}, {"x": 5.0, "y": 6.0}]
     posed = replace(

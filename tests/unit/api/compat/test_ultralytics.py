@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
+import tracemalloc
+from collections.abc import Callable
+from urllib.parse import quote_plus
 
 import httpx
 import numpy as np
@@ -51,6 +55,23 @@ async def test_an_image_may_be_base64(client: httpx.AsyncClient, backend: FakeBa
     for source in (base64.b64encode(b"12345").decode(), "data:image/jpeg;base64,MTIzNDU="):
         assert (await client.post("/predict", data={"source": source, "conf": 0.5})).status_code == 200
     assert backend.pictures == [b"12345"] * 2
+
+
+@pytest.mark.parametrize("change", [str, str.lower])
+async def test_base64_with_millions_of_escapes_needs_little_memory(
+    client: httpx.AsyncClient, backend: FakeBackend, change: Callable[[str], str]
+) -> None:
+    picture = bytes(range(248, 256)) * 100_000  # its base64 has many characters that are escaped
+    encoded = re.sub("%..", lambda escape: change(escape[0]), quote_plus(base64.b64encode(picture)))
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    tracemalloc.start()
+    response = await client.post("/predict", content=f"conf=0%2E5&source={encoded}", headers=headers)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert response.status_code == 200
+    assert backend.pictures == [picture]
+    assert [options.confidence for options in backend.options] == [0.5]
+    assert most < 12 * len(encoded)
 
 
 async def test_an_image_at_a_url_is_fetched_only_if_the_settings_allow_it(client: httpx.AsyncClient) -> None:

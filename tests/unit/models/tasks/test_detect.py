@@ -107,6 +107,14 @@ def test_a_confidence_far_above_1_is_an_error(confidence: float) -> None:
         to_detections((raw,), END_TO_END, DetectOptions(0.3, 0.7, 300))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_box_that_is_not_finite_is_an_error(number: float) -> None:
+    raw = np.array([[10, 20, 30, 40, 0.9, 0], [10, number, 30, 40, 0.8, 0]], np.float32)
+    with pytest.raises(ServeAppError, match="not finite"):
+        to_detections((raw,), END_TO_END, DetectOptions(0.3, 0.7, 300))
+    assert len(to_detections((raw,), END_TO_END, DetectOptions(0.85, 0.7, 300))) == 1  # such a candidate is not used
+
+
 def test_a_class_may_have_its_own_threshold() -> None:
     raw = crowded(0)
     options = DetectOptions(0.5, 0.7, 3000, class_confidence=((1, 0.2), (4, 0.8)))

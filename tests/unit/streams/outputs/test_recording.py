@@ -118,6 +118,14 @@ def test_a_clip_has_at_most_max_fps_frames_per_second(folder: Path) -> None:
     assert recorded.recorder.status().dropped == {}
 
 
+def test_max_fps_may_be_less_than_one_frame_per_second(folder: Path) -> None:
+    recorded = Recorded(folder, max_fps=0.5)
+    for tenth in range(0, 100, 2):  # 5 fps
+        recorded.show(tenth / 10, "dog")
+    (clip,) = recorded.close()
+    assert 4 <= len(frames_of(folder / clip.clip)) <= 7
+
+
 def test_only_the_oldest_clips_are_deleted(folder: Path) -> None:
     folder.mkdir()
     (folder / "mine.mp4").write_text("keep me")
