@@ -51,15 +51,17 @@ def parse(text: str) -> dict[str, str]:
     for part in text.split(","):
         end, colon, threshold = part.rpartition(":")
         if not colon or not _is_number(threshold):
-            entry.append(part)
+            if entry or part:  # a comma before the first class, or after a threshold, has no meaning
+                entry.append(part)
             continue
         name = ",".join([*entry, end]).strip()
         if name in found:
             raise ValueError(f"the class {_quoted(name)} has two thresholds; give it one")
         found[name] = threshold.strip()
         entry = []
-    if rest := ",".join(entry).strip():
-        raise ValueError(f"{_quoted(rest)} does not end in a colon and a number; write it as person:0.6")
+    if entry:
+        rest = _quoted(",".join(entry).strip())
+        raise ValueError(f"{rest} does not end in a colon and a number; write it as person:0.6")
     return found
 
 

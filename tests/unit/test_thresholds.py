@@ -83,6 +83,7 @@ def test_the_defaults_of_a_detector_apply_to_classes_that_a_request_does_not_nam
         ({"\ud800": 0.6}, "a class must be a label or a class id, such as person, or *"),
         ({}, "no class is named; name at least one, such as person, or *"),
         ("0_1", "a number must not contain underscores"),
+        ("person:0.6, ", "'' does not end in a colon and a number; write it as person:0.6"),
         (True, "a threshold must be a number; use a number from 0.01 to 1"),
         (0, "Input should be greater than or equal to 0.01"),
         ([0.5], "Input should be a valid number"),

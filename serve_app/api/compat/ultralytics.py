@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote_plus, unquote_plus
 
 from fastapi import Request
 
@@ -89,18 +89,24 @@ def _error(error: ServeAppError, request_id: str) -> tuple[int, Json]:
 def _fields(body: bytes) -> dict[str, str]:
     """Return the fields of an urlencoded form. Raise ValueError if it is not valid.
 
-    ``parse_qsl`` makes an object of each escape, and an image may have millions. Base64 needs three kinds of escapes.
+    ``parse_qsl`` makes an object of each escape, and an image may have millions.
     """
     parts = body.decode("ascii").split("&")
     if len(parts) > _MAX_FIELDS:
         raise ValueError("too many fields")
-    fields = {}
-    for name, _, value in (part.partition("=") for part in parts):
-        if len(value) > _MAX_FIELD_CHARS:
-            for escape, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
-                value = value.replace(escape, character).replace(escape.lower(), character)
-        fields[unquote_plus(name[:_MAX_FIELD_CHARS])] = value if len(value) > _MAX_FIELD_CHARS else unquote_plus(value)
-    return fields
+    pairs = (part.partition("=") for part in parts)
+    return {unquote_plus(name[:_MAX_FIELD_CHARS]): _unescaped(value) for name, _, value in pairs}
+
+
+def _unescaped(value: str) -> str:
+    """Undo the escapes of a value. In a long one, which is an image, undo only those of base64 and of data URLs."""
+    if len(value) <= _MAX_FIELD_CHARS:
+        return unquote_plus(value)
+    value = value.replace("+", " ")
+    for character in "+/=:;,":
+        escape = quote_plus(character)
+        value = value.replace(escape, character).replace(escape.lower(), character)
+    return value
 
 
 def _params(model: str, fields: dict[str, str]) -> DetectParams:

@@ -27,6 +27,7 @@ from serve_app.detections import Detections
 from serve_app.images.drawing import draw, encode_jpeg
 from serve_app.schemas.recording import ClipNotice, RecordingStatus
 from serve_app.schemas.streams import Recording
+from serve_app.streams.outputs.pace import Pace
 from serve_app.streams.outputs.small_frames import draw_small
 from serve_app.types import Pixels
 
@@ -63,7 +64,7 @@ class Recorder:
         self._folder = folder
         self._on_clip = on_clip
         self._waiting: queue.Queue[_DetectedFrame | None] = queue.Queue(_MAX_WAITING)
-        self._due_s = 0.0  # frames captured earlier than this are not recorded, because of max_fps
+        self._pace = Pace(spec.max_fps)
         self._dropped: Counter[str] = Counter()
         self._pre_roll: deque[tuple[float, bytes]] = deque()  # the capture times and JPEGs of frames before a clip
         self._open_clip: _OpenClip | None = None
@@ -74,10 +75,8 @@ class Recorder:
 
     def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
         """Queue a frame without waiting. The caller must not change the pixels afterwards."""
-        pause_s = 0.95 / self._spec.max_fps
-        if 0 < self._due_s - captured_at_s <= pause_s:  # a larger difference means that the wall clock was set back
+        if self._pace.comes_too_soon(captured_at_s):
             return
-        self._due_s = captured_at_s + pause_s
         try:
             self._waiting.put_nowait(_DetectedFrame(pixels, detections, captured_at_s))
         except queue.Full:

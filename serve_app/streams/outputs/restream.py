@@ -19,6 +19,7 @@ from serve_app.schemas.sinks import SinkStatus
 from serve_app.schemas.streams import VideoSink
 from serve_app.sinks.outlet import parse_url, server_address
 from serve_app.sinks.queue import retry_pauses_s
+from serve_app.streams.outputs.pace import Pace
 from serve_app.streams.outputs.small_frames import draw_small
 from serve_app.types import Pixels
 from serve_app.video.publishing import Channel, finish, publish
@@ -54,7 +55,7 @@ class Restream:
         self._parts = parse_url(spec.url)
         self._target = f"{server_address(self._parts)}/…"
         self._process = Quarantine(_TIME_LIMIT_S)
-        self._due_s = 0.0  # frames captured earlier than this are left out, because of max_fps
+        self._pace = Pace(spec.max_fps)
         self._began_at_s: float | None = None
         self._waiting: _Shown | None = None
         self._in_flight = 0
@@ -67,10 +68,8 @@ class Restream:
 
     def put(self, pixels: Pixels, detections: Detections, captured_at_s: float) -> None:
         """Queue a frame without waiting. The caller must not change the pixels afterwards."""
-        pause_s = 0.95 / self._spec.max_fps
-        if 0 < self._due_s - captured_at_s <= pause_s:  # a larger difference means that the wall clock was set back
+        if self._pace.comes_too_soon(captured_at_s):
             return
-        self._due_s = captured_at_s + pause_s
         if self._closing.is_set():
             self._dropped["closed"] += 1
             return

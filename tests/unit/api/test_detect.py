@@ -15,7 +15,7 @@ from serve_app.errors import Overloaded, Unavailable
 from serve_app.types import DetectOptions
 from tests.support import fakes
 from tests.support.api import SharedApi, build, client_of, is_error
-from tests.support.fakes import MODEL, FakeBackend, FakeMetrics
+from tests.support.fakes import MODEL, FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -29,11 +29,6 @@ def shared_api() -> SharedApi:
 @pytest.fixture
 def backend(shared_api: SharedApi) -> FakeBackend:
     return shared_api.reset().backend
-
-
-@pytest.fixture
-def metrics(shared_api: SharedApi, backend: FakeBackend) -> FakeMetrics:
-    return shared_api.metrics
 
 
 @pytest.fixture
@@ -302,13 +297,13 @@ async def test_other_tasks_run_while_a_large_body_is_parsed() -> None:
     assert turns >= 16
 
 
-async def test_every_refusal_is_counted(client: httpx.AsyncClient, metrics: FakeMetrics) -> None:
+async def test_every_refusal_is_counted(client: httpx.AsyncClient, shared_api: SharedApi) -> None:
     await client.post("/detect", files=files(b"1", b"bad", b"bad"))
     await client.post("/detect?confidence=7", content=b"1")
     await client.post("/detect", content=bytes(2**20 + 1))
     await client.get("/nothing")
-    assert metrics.refusals == ["undecodable", "undecodable", "invalid_parameter", "too_large", "not_found"]
-    assert metrics.limits == ["", "", "", "limits.max_body_mib", ""]
+    assert shared_api.metrics.refusals == ["undecodable", "undecodable", "invalid_parameter", "too_large", "not_found"]
+    assert shared_api.metrics.limits == ["", "", "", "limits.max_body_mib", ""]
 
 
 async def test_an_unexpected_error_is_reported_for_its_picture_only(

@@ -6,7 +6,6 @@ The cases are made from the application's routes, so they include new routes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import httpx
 import pytest
@@ -18,8 +17,7 @@ from starlette.types import Message
 from serve_app.api.access.permissions import RouteAccess, Router, RouteTable
 from serve_app.api.access.protocols import Protocol
 from serve_app.errors import Unauthorized
-from tests.support.api import Keys, build, client_of, is_error
-from tests.support.fakes import FakeMetrics
+from tests.support.api import Keys, SharedApi, build, client_of, is_error
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +87,7 @@ class Callers:
     """One key for each permission, an expired key, and no key."""
 
     def __init__(self, keys: Keys) -> None:
+        self.settings = keys.settings
         self.keys = {name: keys.add(name, name) for name in ("detect", "streams", "jobs", "admin")}
         self.others = {"none": {}, "expired": keys.add("expired", "admin", expires="2020-01-01")}
 
@@ -103,31 +102,26 @@ class Callers:
         return outcomes
 
 
-@dataclass(frozen=True)
-class Served:
-    """An API, its keys and its metrics."""
-
-    api: FastAPI
-    callers: Callers
-    metrics: FakeMetrics
+@pytest.fixture(scope="module")
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
+    return Callers(Keys(tmp_path_factory.mktemp("keys") / "keys.yaml"))
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """Return one API for all tests that only ask who is admitted, because building it takes longer than a test."""
-    keys, metrics = Keys(tmp_path_factory.mktemp("keys") / "keys.yaml"), FakeMetrics()
-    callers = Callers(keys)
-    return Served(build(keys=keys, metrics=metrics), callers, metrics)
+def shared_api(callers: Callers) -> SharedApi:
+    return SharedApi(**callers.settings)
 
 
 @pytest.mark.parametrize("path", HTTP)
-async def test_a_route_admits_only_keys_that_have_its_permission(served: Served, path: str) -> None:
+async def test_a_route_admits_only_keys_that_have_its_permission(
+    shared_api: SharedApi, callers: Callers, path: str
+) -> None:
     """Send requests with all methods.
 
     Include methods that the route lacks, because the server checks the key before it responds 405.
     """
-    metrics, callers = served.metrics, served.callers
-    async with client_of(served.api) as client:
+    metrics = shared_api.metrics
+    async with client_of(shared_api.api) as client:
         for method in METHODS:
             access = access_to(path, method)
             chosen = TABLE.find({"type": "http", "method": method, "path": filled(path)})
@@ -180,9 +174,11 @@ async def first_message(api: FastAPI, path: str, header: dict[str, str]) -> Mess
 
 
 @pytest.mark.parametrize("path", WEBSOCKET)
-async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(served: Served, path: str) -> None:
-    for header, outcome in served.callers.expected(access_to(path)):
-        response = await first_message(served.api, filled(path), header)
+async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(
+    shared_api: SharedApi, callers: Callers, path: str
+) -> None:
+    for header, outcome in callers.expected(access_to(path)):
+        response = await first_message(shared_api.api, filled(path), header)
         if outcome == "admitted":
             assert response["type"] == "websocket.accept"
         else:
@@ -193,8 +189,8 @@ async def test_a_websocket_is_accepted_only_from_keys_that_have_its_permission(s
 
 
 @pytest.mark.parametrize("path", ["/detect", "/health", "/nothing", "/streams/lot"])
-async def test_a_websocket_to_another_route_gets_404_without_a_key(served: Served, path: str) -> None:
-    response = await first_message(served.api, path, {})
+async def test_a_websocket_to_another_route_gets_404_without_a_key(shared_api: SharedApi, path: str) -> None:
+    response = await first_message(shared_api.api, path, {})
     assert (response["type"], response["status"]) == ("websocket.http.response.start", 404)
 
 
@@ -206,11 +202,13 @@ BODIES = [
 @pytest.mark.parametrize(
     ("method", "path"), [(m, p) for m, p in BODIES if not access_to(p, m).reads_own_body], ids=" ".join
 )
-async def test_a_body_that_the_route_does_not_read_itself_is_limited(served: Served, method: str, path: str) -> None:
-    metrics = served.metrics
+async def test_a_body_that_the_route_does_not_read_itself_is_limited(
+    shared_api: SharedApi, callers: Callers, method: str, path: str
+) -> None:
+    metrics = shared_api.metrics
     refusals, limits = len(metrics.refusals), len(metrics.limits)
-    async with client_of(served.api) as client:
-        header = served.callers.keys["admin"]
+    async with client_of(shared_api.api) as client:
+        header = callers.keys["admin"]
         response = await client.request(method, filled(path), content=b" " * (2**20 + 1), headers=header)
     assert response.is_client_error
     assert (metrics.refusals[refusals:], metrics.limits[limits:]) == (["too_large"], ["json_body"])
@@ -219,15 +217,15 @@ async def test_a_body_that_the_route_does_not_read_itself_is_limited(served: Ser
 @pytest.mark.parametrize(
     "path", ["/nothing", "/consoles", "/streams/lot/nothing", "/streams//lot", "/detect/x", "/docs/x/y"]
 )
-async def test_an_unknown_route_gets_404_without_a_key(served: Served, path: str) -> None:
-    async with client_of(served.api) as client:
+async def test_an_unknown_route_gets_404_without_a_key(shared_api: SharedApi, path: str) -> None:
+    async with client_of(shared_api.api) as client:
         for method in METHODS:
             assert is_refusal(await client.request(method, path), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/streams/", "//streams", "//streams//"])
-async def test_extra_slashes_do_not_bypass_the_key(served: Served, path: str) -> None:
-    async with client_of(served.api) as client:
+async def test_extra_slashes_do_not_bypass_the_key(shared_api: SharedApi, path: str) -> None:
+    async with client_of(shared_api.api) as client:
         assert is_refusal(await client.get(f"http://localhost{path}"), 401, "unauthorized")
 
 

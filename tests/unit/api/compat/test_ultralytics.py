@@ -57,12 +57,13 @@ async def test_an_image_may_be_base64(client: httpx.AsyncClient, backend: FakeBa
     assert backend.pictures == [b"12345"] * 2
 
 
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
 @pytest.mark.parametrize("change", [str, str.lower])
 async def test_base64_with_millions_of_escapes_needs_little_memory(
-    client: httpx.AsyncClient, backend: FakeBackend, change: Callable[[str], str]
+    client: httpx.AsyncClient, backend: FakeBackend, change: Callable[[str], str], prefix: str
 ) -> None:
     picture = bytes(range(248, 256)) * 100_000  # its base64 has many characters that are escaped
-    encoded = re.sub("%..", lambda escape: change(escape[0]), quote_plus(base64.b64encode(picture)))
+    encoded = re.sub("%..", lambda escape: change(escape[0]), quote_plus(prefix + base64.b64encode(picture).decode()))
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     tracemalloc.start()
     response = await client.post("/predict", content=f"conf=0%2E5&source={encoded}", headers=headers)

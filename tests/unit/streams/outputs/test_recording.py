@@ -109,21 +109,16 @@ def test_a_large_frame_is_downscaled_in_the_clip_but_not_in_the_snapshot(folder:
     assert snapshot.shape[:2] == (1080, 1920)
 
 
-def test_a_clip_has_at_most_max_fps_frames_per_second(folder: Path) -> None:
-    recorded = Recorded(folder, max_fps=5)
-    for hundredth in range(0, 400, 4):  # 25 fps
-        recorded.show(hundredth / 100, "dog")
+@pytest.mark.parametrize(("max_fps", "fps", "duration_s", "least", "most"), [(5, 25, 4, 17, 21), (0.5, 5, 10, 4, 7)])
+def test_a_clip_has_at_most_max_fps_frames_per_second(
+    folder: Path, max_fps: float, fps: int, duration_s: int, least: int, most: int
+) -> None:
+    recorded = Recorded(folder, max_fps=max_fps)
+    for number in range(fps * duration_s):
+        recorded.show(number / fps, "dog")
     (clip,) = recorded.close()
-    assert 17 <= len(frames_of(folder / clip.clip)) <= 21
+    assert least <= len(frames_of(folder / clip.clip)) <= most
     assert recorded.recorder.status().dropped == {}
-
-
-def test_max_fps_may_be_less_than_one_frame_per_second(folder: Path) -> None:
-    recorded = Recorded(folder, max_fps=0.5)
-    for tenth in range(0, 100, 2):  # 5 fps
-        recorded.show(tenth / 10, "dog")
-    (clip,) = recorded.close()
-    assert 4 <= len(frames_of(folder / clip.clip)) <= 7
 
 
 def test_only_the_oldest_clips_are_deleted(folder: Path) -> None:
