@@ -70,9 +70,9 @@ def build(
 class SharedApi:
     """One API for many tests, because building it takes longer than a test, and the fakes behind it."""
 
-    def __init__(self, **args: Any) -> None:
+    def __init__(self, keys: Keys | None = None, **args: Any) -> None:
         self.backend, self.metrics, self.streams, self.jobs = FakeBackend(), FakeMetrics(), FakeStreams(), FakeJobs()
-        self.api = build(self.backend, None, self.metrics, self.streams, self.jobs, **args)
+        self.api = build(self.backend, keys, self.metrics, self.streams, self.jobs, **args)
 
     def reset(self) -> SharedApi:
         """Make each fake as it was at first."""

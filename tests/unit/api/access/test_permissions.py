@@ -87,7 +87,7 @@ class Callers:
     """One key for each permission, an expired key, and no key."""
 
     def __init__(self, keys: Keys) -> None:
-        self.settings = keys.settings
+        self.file = keys
         self.keys = {name: keys.add(name, name) for name in ("detect", "streams", "jobs", "admin")}
         self.others = {"none": {}, "expired": keys.add("expired", "admin", expires="2020-01-01")}
 
@@ -109,7 +109,7 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
 
 @pytest.fixture(scope="module")
 def shared_api(callers: Callers) -> SharedApi:
-    return SharedApi(**callers.settings)
+    return SharedApi(callers.file)
 
 
 @pytest.mark.parametrize("path", HTTP)
