@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import requests
 import schemathesis
+import schemathesis.specs.openapi.schemas  # imported now, because Python 3.11 cannot parse in two threads at once
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
