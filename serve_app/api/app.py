@@ -26,6 +26,7 @@ from serve_app.api import (
     overview,
     owners,
     previews,
+    recordings,
     session,
 )
 from serve_app.api import drift as drift_routes
@@ -78,6 +79,7 @@ def build_api(backend: Backend, streams: Streams, jobs: Jobs, drift: Drift, metr
         overview.router(backend, streams, jobs, drift),
         stream_routes.router(streams, backend, followers),
         previews.router(streams, followers),
+        recordings.router(streams),
         job_submission.router(jobs, args),
         job_routes.router(jobs, followers),
         owners.router(streams, jobs),

@@ -12,6 +12,7 @@ from serve_app.errors import ServeAppError
 from serve_app.schemas.drift import DriftHistograms, NewReference, ReferenceFile, SourceDrift
 from serve_app.schemas.jobs import FileInfo, Format, JobItems, JobList, JobSpec, JobState, JobStatus, Retry
 from serve_app.schemas.models import ModelStatus
+from serve_app.schemas.recording import FilePiece, RecordingList
 from serve_app.schemas.streams import Regions, SourceSpec, State, StreamSpec, StreamStatus
 from serve_app.telemetry.overview import ServiceFigures
 from serve_app.types import (
@@ -187,6 +188,12 @@ class Streams(Protocol):
         Otherwise, wait up to ``within_s`` seconds for such a frame. Return None if no such frame is processed
         in that time. If a side of the frame is longer than ``max_side_px``, the frame is scaled down.
         """
+
+    async def recordings(self, stream_id: str, who: Principal, before: str | None, limit: int) -> RecordingList:
+        """Return the stream's recordings whose names are below ``before``, the newest first."""
+
+    async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
+        """Return at most ``size`` bytes of a clip or a snapshot. Raise NotFound if there is no such file."""
 
 
 class Jobs(Protocol):

@@ -178,6 +178,18 @@ STREAM_STATUS: Json = {
     "latest": STREAM_RESULT,
 }
 STREAMS: Json = {"streams": [STREAM_STATUS]}
+CLIP = "2025-11-28T12-00-00.250Z.mp4"
+RECORDINGS: Json = {
+    "recordings": [
+        {
+            "name": "2025-11-28T12-00-00.250Z",
+            "triggered_at_s": 1764331200.25,
+            "clip": CLIP,
+            "snapshot": "2025-11-28T12-00-00.250Z.jpg",
+            "size_bytes": 812345,
+        }
+    ]
+}
 EVENTS = (
     f"id: {EVENT_ID}\n"
     "event: line\n"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import AsyncIterator
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from serve_app.api.backend import Jobs
-from serve_app.api.errors import to_response
+from serve_app.api.ranges import ranged_response
 from serve_app.api.uploads import PIECE_BYTES
-from serve_app.errors import InvalidParameter, NotFinished
+from serve_app.errors import NotFinished
 from serve_app.schemas.jobs import AT_REST, BoxRow, Format, JobResult
 from serve_app.types import Principal
 
@@ -32,7 +31,6 @@ _SUFFIXES: dict[Format, str] = {
     "yolo": "yolo.zip",
     "parquet": "parquet",
 }
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE)
 
 
 async def results_response(jobs: Jobs, request: Request, job_id: str, who: Principal, kind: Format) -> Response:
@@ -55,48 +53,14 @@ async def results_response(jobs: Jobs, request: Request, job_id: str, who: Princ
         first = await anext(lines)  # an error can set the status only before the response begins
         return StreamingResponse(_joined(first, lines), media_type=MEDIA_TYPES[kind], headers=headers)
     file = await jobs.results(job_id, who, kind)
-    tag = f'"{file.sha256}"'
-    headers |= {"ETag": tag, "Accept-Ranges": "bytes"}
-    if matches(request.headers.get("if-none-match"), tag):
-        return Response(status_code=304, headers=headers)
-    span = _range_of(request, tag, file.size_bytes)
-    if span is None:
-        error = InvalidParameter(f"Range: the file has {file.size_bytes} bytes; request a range inside it")
-        response = to_response(request, error, 416)
-        response.headers["Content-Range"] = f"bytes */{file.size_bytes}"
-        return response
-    headers["Content-Length"] = str(len(span))
-    status_code = 200
-    if len(span) < file.size_bytes:
-        status_code = 206
-        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size_bytes}"
-    if request.method == "HEAD":
-        return Response(None, status_code, headers, MEDIA_TYPES[kind])
-    return StreamingResponse(_pieces(jobs, job_id, who, kind, span), status_code, headers, MEDIA_TYPES[kind])
-
-
-def matches(header: str | None, tag: str) -> bool:
-    """Return whether an ``If-None-Match`` names this entity tag (RFC 9110, 13.1.2)."""
-    if header is None:
-        return False
-    return header.strip() == "*" or tag in {name.strip().removeprefix("W/") for name in header.split(",")}
-
-
-def _range_of(request: Request, tag: str, size_bytes: int) -> range | None:
-    """Return the bytes that the client requests, or None if the file does not have them.
-
-    The whole file is returned for several ranges, for an invalid range, and if the client has a part of another file.
-    """
-    found = _RANGE.fullmatch(request.headers.get("range", ""))
-    whole = range(size_bytes)
-    if found is None or found[1] == found[2] == "" or request.headers.get("if-range", tag) != tag:
-        return whole
-    if found[1] == "":
-        return whole[-int(found[2]) :] if int(found[2]) and size_bytes else None
-    start, stop = int(found[1]), int(found[2]) + 1 if found[2] else size_bytes
-    if found[2] and stop <= start:
-        return whole
-    return whole[start:stop] if start < size_bytes else None
+    return ranged_response(
+        request,
+        lambda span: _pieces(jobs, job_id, who, kind, span),
+        size_bytes=file.size_bytes,
+        tag=f'"{file.sha256}"',
+        headers=headers,
+        media_type=MEDIA_TYPES[kind],
+    )
 
 
 async def _pieces(jobs: Jobs, job_id: str, who: Principal, kind: Format, span: range) -> AsyncIterator[bytes]:

@@ -13,8 +13,9 @@ from serve_app.api.access.middleware import Who, principal_of
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Jobs
 from serve_app.api.events import After, Followers, Read, Types, parse_types, send_events, sse_response
-from serve_app.api.job_results import MEDIA_TYPES, matches, results_response
+from serve_app.api.job_results import MEDIA_TYPES, results_response
 from serve_app.api.job_submission import JobId
+from serve_app.api.ranges import matches
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.schemas.jobs import Format, ItemState, JobEventType, JobItems, JobList, JobState, JobStatus, Retry
 from serve_app.types import EventPage, Principal

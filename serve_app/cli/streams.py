@@ -320,6 +320,30 @@ def frame(
     print(f"frame {newest.frame_id} was saved to {output}")
 
 
+@app.command(epilog=examples("sightline streams recordings lot", "sightline streams recordings lot --save clips"))
+def recordings(
+    stream_id: Id,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Save the finished clips to this folder.", show_default=False)
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Print the file names of the finished clips, the newest first. A clip that is already saved is not saved again."""
+    from serve_app.client import NotFoundError
+
+    with connect(url) as client:
+        for clip in (recording.clip for recording in client.streams.recordings(stream_id) if recording.clip):
+            if save is not None and not (save / clip).exists():
+                try:
+                    save.mkdir(parents=True, exist_ok=True)
+                    client.streams.save_recording(stream_id, clip, save / clip)
+                except NotFoundError:
+                    continue  # the recorder has just deleted it to make room for a new clip
+                except OSError as exc:
+                    raise CommandFailed(f"--save: {save / clip} cannot be written: {exc.strerror}") from exc
+            print(clip if save is None else save / clip, flush=True)
+
+
 @app.command(epilog=examples("sightline streams regions lot", "sightline streams regions lot regions.yaml"))
 def regions(
     stream_id: Id,

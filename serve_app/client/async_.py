@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -17,9 +18,11 @@ from serve_app.client.jobs import AsyncJobsApi
 from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
+from serve_app.client.saving import save_async
 from serve_app.schemas.drift import SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
+from serve_app.schemas.recording import RecordedClip
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Json, MaskFormat, Snapshot
 
@@ -202,6 +205,21 @@ class AsyncStreamsApi:
     async def frame(self, stream_id: str, boxes: bool = True) -> Snapshot:
         """Return the latest frame as a JPEG: see ``StreamsApi.frame``."""
         return await self._client.send(requests.stream_frame(stream_id, boxes))
+
+    async def recordings(self, stream_id: str) -> AsyncIterator[RecordedClip]:
+        """Yield the recordings of a stream: see ``StreamsApi.recordings``."""
+        before = None
+        while True:
+            page = await self._client.send(requests.stream_recordings(stream_id, before, requests.RECORDINGS_PAGE))
+            for recording in page.recordings:
+                yield recording
+            if page.next is None:
+                return
+            before = page.next
+
+    async def save_recording(self, stream_id: str, file_name: str, path: str | os.PathLike[str]) -> None:
+        """Save a clip or a snapshot of a stream to a file: see ``StreamsApi.save_recording``."""
+        await save_async(self._client, requests.stream_recording(stream_id, file_name), path)
 
     def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None

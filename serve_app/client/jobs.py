@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from serve_app.client import job_requests as requests
 from serve_app.client.events import EventFeed, JobEvent, MissedEvents, job_event
+from serve_app.client.saving import save, save_async
 from serve_app.schemas.jobs import AT_REST, JobFailure, JobResult, JobSpec, JobStatus
 from serve_app.types import Json
 
@@ -80,14 +81,7 @@ class JobsApi:
         The file appears when it is whole. While the job runs, only ``jsonl`` and ``csv`` are possible, with the results
         so far.
         """
-        part = _part_of(path)
-        try:
-            with open(part, "wb") as file, self._client.download(requests.results(job_id, kind)) as chunks:
-                for chunk in chunks:
-                    file.write(chunk)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        save(self._client, requests.results(job_id, kind), path)
 
     def cancel(self, job_id: str) -> JobStatus:
         """Stop a job before its items are done. The results so far stay readable."""
@@ -185,15 +179,7 @@ class AsyncJobsApi:
 
     async def save_results(self, job_id: str, path: str | os.PathLike[str], kind: str = "jsonl") -> None:
         """Save the results of a job to a file: see ``JobsApi.save_results``."""
-        part = _part_of(path)
-        try:
-            with await asyncio.to_thread(open, part, "wb") as file:
-                async with self._client.download(requests.results(job_id, kind)) as chunks:
-                    async for chunk in chunks:
-                        await asyncio.to_thread(file.write, chunk)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        await save_async(self._client, requests.results(job_id, kind), path)
 
     async def cancel(self, job_id: str) -> JobStatus:
         """Stop a job: see ``JobsApi.cancel``."""
@@ -237,12 +223,6 @@ class AsyncJobsApi:
     ) -> AsyncIterator[JobEvent | MissedEvents]:
         """Follow the events of a job: see ``JobsApi.events``."""
         return self._client.events(EventFeed(requests.path(job_id, "events"), job_event, types, after))
-
-
-def _part_of(path: str | os.PathLike[str]) -> Path:
-    """Return the path that a file has until it is whole."""
-    target = Path(path)
-    return target.with_name(f".{target.name}.part")
 
 
 async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:

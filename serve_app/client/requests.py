@@ -18,12 +18,14 @@ from serve_app.schemas.drift import DriftHistograms, DriftReport, NewReference, 
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.jobs import JobSpec
 from serve_app.schemas.models import ModelList
+from serve_app.schemas.recording import RecordingList
 from serve_app.schemas.streams import Regions, StreamList, StreamSpec, StreamStatus
 from serve_app.thresholds import to_text
 from serve_app.types import Json, MaskFormat, Snapshot
 
 T = TypeVar("T")
 
+RECORDINGS_PAGE = 100
 _BINARY = "application/octet-stream"
 
 
@@ -149,6 +151,17 @@ def stream_detections(stream_id: str) -> ApiRequest[FrameResult]:
 def stream_frame(stream_id: str, boxes: bool) -> ApiRequest[Snapshot]:
     """Return the request for a stream's latest frame as a JPEG."""
     return ApiRequest("GET", stream_path(stream_id, "frame.jpg"), answers.frame_of, {"params": {"boxes": boxes}})
+
+
+def stream_recordings(stream_id: str, before: str | None, limit: int) -> ApiRequest[RecordingList]:
+    """Return the request for a page of a stream's recordings."""
+    params = {"limit": limit} | ({} if before is None else {"before": before})
+    return ApiRequest("GET", stream_path(stream_id, "recordings"), answers.model_of(RecordingList), {"params": params})
+
+
+def stream_recording(stream_id: str, file_name: str) -> ApiRequest[None]:
+    """Return the request for a clip or a snapshot. ``read`` only checks the status of the response."""
+    return ApiRequest("GET", stream_path(stream_id, "recordings", quote(file_name, safe="")), answers.check)
 
 
 def models() -> ApiRequest[ModelList]:

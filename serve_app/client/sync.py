@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from serve_app.client.jobs import JobsApi
 from serve_app.client.pictures import Picture, several
 from serve_app.client.requests import ApiRequest
 from serve_app.client.results import DetectResult, FrameResult
+from serve_app.client.saving import save
 from serve_app.schemas.drift import SourceDrift
 from serve_app.schemas.health import HealthResponse, ReadyResponse
 from serve_app.schemas.models import ModelStatus
+from serve_app.schemas.recording import RecordedClip
 from serve_app.schemas.streams import Regions, StreamSpec, StreamStatus
 from serve_app.types import Json, MaskFormat, Snapshot
 
@@ -223,6 +226,20 @@ class StreamsApi:
     def frame(self, stream_id: str, boxes: bool = True) -> Snapshot:
         """Return the id and the JPEG of the latest frame. Raise ApiError if no frame has been processed yet."""
         return self._client.send(requests.stream_frame(stream_id, boxes))
+
+    def recordings(self, stream_id: str) -> Iterator[RecordedClip]:
+        """Yield the clips and snapshots that a stream has recorded, the newest first."""
+        before = None
+        while True:
+            page = self._client.send(requests.stream_recordings(stream_id, before, requests.RECORDINGS_PAGE))
+            yield from page.recordings
+            if page.next is None:
+                return
+            before = page.next
+
+    def save_recording(self, stream_id: str, file_name: str, path: str | os.PathLike[str]) -> None:
+        """Save a clip or a snapshot of a stream to a file. Raise NotFoundError if it was deleted."""
+        save(self._client, requests.stream_recording(stream_id, file_name), path)
 
     def events(
         self, stream_id: str, types: Iterable[str] | None = None, after: int | None = None

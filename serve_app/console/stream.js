@@ -5,6 +5,7 @@ import { button, element, setText } from "./elements.js";
 import { call, path, poll, url } from "./http.js";
 import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
+import { recordingsOf } from "./recordings.js";
 import { clock, duration, figures, number, reasons, setBadge } from "./words.js";
 
 const TYPES = ["state", "gap", "zone", "line", "recording", "scene_health", "label", "drift"];
@@ -19,7 +20,8 @@ export function showStream(page, id) {
   const source = element("p.muted");
   const counters = element("div");
   const counted = element("div.stack");
-  const outputs = element("div.stack");
+  const sinks = element("div.stack");
+  const recordings = recordingsOf(id);
   const events = element("ul.events", { "aria-label": "Events", tabindex: "0" });
   const noEvents = element("p.muted", {}, "No events yet.");
   const pause = button("Pause", change);
@@ -55,12 +57,13 @@ export function showStream(page, id) {
         {},
         element("div.card.tile", {}, screen),
         element("section.card", { "aria-label": "Counters" }, element("h2", {}, "Counters"), counters),
+        recordings.card,
       ),
       element(
         "div.stack",
         {},
         counted,
-        outputs,
+        sinks,
         element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), noEvents, events),
       ),
     ),
@@ -115,7 +118,8 @@ export function showStream(page, id) {
       element("p.muted", {}, `Dropped: ${reasons(status.dropped)}.`),
     );
     counted.replaceChildren(...regionCounts(status));
-    outputs.replaceChildren(...outputCards(status));
+    sinks.replaceChildren(...sinkCards(status));
+    recordings.update(status.recording);
   }
 
   function follow() {
@@ -126,6 +130,7 @@ export function showStream(page, id) {
 
   function addEvent(event) {
     noEvents.hidden = true;
+    if (event.type === "recording") recordings.refresh();
     events.prepend(
       element(
         "li",
@@ -204,42 +209,25 @@ export function longest(zone) {
   return times.length ? duration(Math.max(...times)) : "";
 }
 
-function outputCards({ sinks, recording }) {
-  const cards = [];
-  if (recording) {
-    const text = recording.is_recording ? "A clip is being recorded." : "No clip is being recorded.";
-    const since = `${number(recording.clips)} ${recording.clips === 1 ? "clip" : "clips"} since the stream's process started.`;
-    const clips = `${text} ${since} Dropped frames: ${reasons(recording.dropped)}.`;
-    cards.push(
+function sinkCards({ sinks }) {
+  if (!sinks.length) return [];
+  const rows = sinks.map((sink) =>
+    element(
+      "li",
+      {},
+      element("b", {}, sink.type),
+      ` ${sink.target}`,
       element(
-        "section.card",
-        { "aria-label": "Recordings" },
-        element("h2", {}, "Recordings"),
-        element("p", {}, clips),
-        recording.detail && element("p.problem", {}, recording.detail),
-      ),
-    );
-  }
-  if (sinks.length) {
-    const rows = sinks.map((sink) =>
-      element(
-        "li",
+        "div.muted",
         {},
-        element("b", {}, sink.type),
-        ` ${sink.target}`,
-        element(
-          "div.muted",
-          {},
-          `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`,
-        ),
-        sink.detail && element("p.problem", {}, sink.detail),
+        `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`,
       ),
-    );
-    cards.push(
-      element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
-    );
-  }
-  return cards;
+      sink.detail && element("p.problem", {}, sink.detail),
+    ),
+  );
+  return [
+    element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
+  ];
 }
 
 function sentence(event) {

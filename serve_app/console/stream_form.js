@@ -21,6 +21,7 @@ export function showForm(page) {
     ),
     ...sharedControls(),
     track: element("input", { type: "checkbox" }),
+    recording: element("input", { type: "checkbox" }),
     degrade: element("input", { type: "checkbox" }),
   };
   const problem = element("p.problem", { role: "alert", hidden: true });
@@ -51,6 +52,7 @@ export function showForm(page) {
       check("Play a file again when it ends", controls["source.loop"]),
       check("Check the certificate of https and rtsps", controls["source.tls_verify"]),
       check("Track objects", controls.track),
+      check("Record clips of what is found", controls.recording),
       check("Start it even if capacity is lacking", controls.degrade),
     ),
     problem,
@@ -73,6 +75,7 @@ export function showForm(page) {
     const made = { source: source(), track: controls.track.checked, degrade: controls.degrade.checked };
     if (text("max_fps")) made.max_fps = Number(text("max_fps"));
     if (text("policy")) made.policy = text("policy");
+    if (controls.recording.checked) made.recording = {};
     return { ...made, ...sharedSpec(controls) };
   }
 

@@ -58,6 +58,11 @@ export function number(value) {
   return value.toLocaleString("en");
 }
 
+/** Return a size such as "1.2 MB", or "80 kB". */
+export function fileSize(bytes) {
+  return bytes < 1e6 ? `${Math.ceil(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
 export function sum(counts) {
   return Object.values(counts).reduce((total, count) => total + count, 0);
 }

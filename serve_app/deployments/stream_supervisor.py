@@ -16,6 +16,7 @@ from serve_app.deployments.ray_metrics import RayInstrument
 from serve_app.deployments.ray_workers import RayWorkers
 from serve_app.deployments.replica_logs import log_as_serve
 from serve_app.deployments.stubs import SUPERVISOR_MAX_CALLS, DetectorStub, SupervisorStub
+from serve_app.schemas.recording import FilePiece, RecordingList
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.publication import open_publication
 from serve_app.streams.store import StreamStore
@@ -96,6 +97,12 @@ class StreamSupervisor:
         max_side_px: int | None = None,
     ) -> Snapshot | None:
         return await self._supervision.snapshot(stream_id, who, after, within_s, boxes, max_side_px)
+
+    async def recordings(self, stream_id: str, who: Principal, before: str | None, limit: int) -> RecordingList:
+        return await self._supervision.recordings(stream_id, who, before, limit)
+
+    async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
+        return await self._supervision.read_recording(stream_id, who, file_name, offset, size)
 
     async def check_health(self) -> None:
         """If a background task has failed, raise its error, so that Serve restarts the replica."""

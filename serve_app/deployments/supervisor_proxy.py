@@ -6,6 +6,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.stubs import SupervisorStub
 from serve_app.deployments.supervisor_calls import SupervisorCalls
+from serve_app.schemas.recording import FilePiece, RecordingList
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.types import EventPage, Principal, Snapshot
 
@@ -66,4 +67,12 @@ class SupervisorProxy:
     ) -> Snapshot | None:
         return await self._calls.repeat(
             _TIMEOUT_S, SupervisorStub.snapshot, stream_id, who, after, within_s, boxes=boxes, max_side_px=max_side_px
+        )
+
+    async def recordings(self, stream_id: str, who: Principal, before: str | None, limit: int) -> RecordingList:
+        return await self._calls.repeat(_TIMEOUT_S, SupervisorStub.recordings, stream_id, who, before, limit)
+
+    async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
+        return await self._calls.repeat(
+            _TIMEOUT_S, SupervisorStub.read_recording, stream_id, who, file_name, offset, size
         )

@@ -25,6 +25,7 @@ class Record(BaseModel):
 
     spec: StreamSpec
     owner: str | None = None  # the name of the API key that made the stream; older records have none
+    created_at_s: float = 0.0  # since the epoch; replacing the stream does not change it; older records have none
     restarts: int = 0  # how often the stream's process was restarted
     moves: int = 0  # how often the stream was moved off a draining node
     ended: StreamStatus | None = None  # the last status if the stream has ended

@@ -6,16 +6,19 @@ This module does not depend on Ray.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from serve_app.config import StreamArgs
-from serve_app.errors import Conflict, Forbidden, ServeAppError, Unavailable
+from serve_app.errors import Conflict, Forbidden, NotFound, ServeAppError, Unavailable
 from serve_app.network.address_guard import AddressGuard
+from serve_app.schemas.recording import FilePiece, RecordingList
 from serve_app.schemas.streams import Regions, State, StreamSpec, StreamStatus
 from serve_app.streams.admission import Admission, Detectors, StreamDemand, admit, check_stream_count, check_tracking
 from serve_app.streams.handover import HandOver
 from serve_app.streams.keepalive import KeepAlive
+from serve_app.streams.outputs.recordings import Recordings
 from serve_app.streams.registry import AT_REST, Registry, SupervisedStream, uninterrupted
 from serve_app.streams.store import Record, StreamStore
 from serve_app.streams.stream import policy_of
@@ -72,7 +75,7 @@ class Supervision:
             if spec.id in self.registry.streams:
                 raise Conflict(f"stream {spec.id!r} already exists")
             check_stream_count(len(self.registry.streams), self._args.max_streams)
-            stream = await self._admitted(spec, who.owner)
+            stream = await self._admitted(Record(spec=spec, owner=who.owner, created_at_s=time.time()))
             await self._install(stream)
         return stream.public_status()
 
@@ -83,7 +86,8 @@ class Supervision:
         If the new spec is refused, the old stream keeps running.
         """
         async with self.registry.changing(spec.id, who) as before, self._admitting:
-            stream = await self._admitted(spec, before.record.owner)
+            kept = before.record
+            stream = await self._admitted(Record(spec=spec, owner=kept.owner, created_at_s=kept.created_at_s))
             async with self._halted(before):
                 await asyncio.to_thread(self._store.start_over, spec.id)
                 await self._install(stream)
@@ -208,6 +212,18 @@ class Supervision:
         await asyncio.sleep(min(within_s, _NO_WORKER_PAUSE_S))
         return None
 
+    async def recordings(self, stream_id: str, who: Principal, before: str | None, limit: int) -> RecordingList:
+        """Return a page of a stream's recordings."""
+        recordings = await self._recordings(stream_id, who)
+        return await asyncio.to_thread(recordings.page, before, limit) if recordings else RecordingList(recordings=[])
+
+    async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
+        """Return a piece of a clip or of a snapshot."""
+        recordings = await self._recordings(stream_id, who)
+        if recordings is None:
+            raise NotFound("streams.output_dir is not set, so streams have no recordings")
+        return await asyncio.to_thread(recordings.read, file_name, offset, size)
+
     def check(self) -> None:
         """Raise the error of any background task that has failed."""
         for task in self._tasks:
@@ -278,11 +294,11 @@ class Supervision:
                 stream.reported = status
                 self._keep_alive.kill_silent(stream)
 
-    async def _admitted(self, spec: StreamSpec, owner: str | None) -> SupervisedStream:
-        """Return a new stream for this spec. Raise an error if the spec is not valid or the capacity is used up."""
-        stream = self._stream(Record(spec=spec, owner=owner))
+    async def _admitted(self, record: Record) -> SupervisedStream:
+        """Return a new stream. Raise an error if its spec is not valid or the capacity is used up."""
+        stream = self._stream(record)
         # This raises SourceError if the source is not allowed. ``_stream`` only writes this error into the status.
-        stream.source = self._admission.source(spec)
+        stream.source = self._admission.source(record.spec)
         await self._admit(_demand(stream))
         return stream
 
@@ -320,6 +336,11 @@ class Supervision:
             if stream.should_run:
                 self._keep_alive.begin(stream)
             raise
+
+    async def _recordings(self, stream_id: str, who: Principal) -> Recordings | None:
+        record = (await self.registry.find(stream_id, who)).record
+        folder = self._args.output_folder()
+        return Recordings(folder / record.spec.id, record.created_at_s) if folder else None
 
     def _stream(self, record: Record) -> SupervisedStream:
         """Return a stream that is not running yet. If its model or source is not allowed, the status says so."""

@@ -12,8 +12,10 @@ from serve_app.detections import Detections
 from serve_app.errors import Conflict, Forbidden, NotFound, Overloaded, ServeAppError, Unavailable, Undecodable
 from serve_app.images.drawing import encode_jpeg
 from serve_app.schemas.models import ModelStatus
+from serve_app.schemas.recording import FilePiece, RecordingList
 from serve_app.schemas.streams import Regions, SourceSpec, State, StateChange, StreamSpec, StreamStatus
 from serve_app.streams.outputs.events import EventLog
+from serve_app.streams.outputs.recordings import Recordings
 from serve_app.telemetry.figures import Figures
 from serve_app.telemetry.metrics import REFUSALS
 from serve_app.telemetry.overview import ModelFigures, ServiceFigures
@@ -162,6 +164,7 @@ class FakeStreams:
         self.latest: StreamStatus | None = None
         self.failure: ServeAppError | None = None
         self.outages = 0  # how many of the next calls of ``events`` fail
+        self.recorded: dict[str, Recordings] = {}
 
     def happen(self, stream_id: str, state: str = "running") -> None:
         """Add an event to a stream."""
@@ -251,6 +254,14 @@ class FakeStreams:
         await asyncio.sleep(0.01)
         shot = self.shots.get("drawn" if boxes else "plain")
         return shot if shot and (after is None or shot.frame_id > after) else None
+
+    async def recordings(self, stream_id: str, who: Principal, before: str | None, limit: int) -> RecordingList:
+        self._find(stream_id, who)
+        return self.recorded[stream_id].page(before, limit)
+
+    async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
+        self._find(stream_id, who)
+        return self.recorded[stream_id].read(file_name, offset, size)
 
     def _find(self, stream_id: str, who: Principal) -> StreamSpec:
         if stream_id not in self.specs or not who.may_see(self.owners[stream_id]):

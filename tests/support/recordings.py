@@ -11,7 +11,7 @@ import numpy as np
 from serve_app.detections import Detections
 from serve_app.schemas.recording import ClipNotice
 from serve_app.schemas.streams import Recording
-from serve_app.streams.outputs.recording import Recorder
+from serve_app.streams.outputs.recorder import Recorder
 
 STARTED_AT_S = 1_700_000_000.0
 GREY = np.full((48, 64, 3), 90, np.uint8)

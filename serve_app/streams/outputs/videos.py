@@ -11,7 +11,7 @@ from serve_app.network.address_guard import AddressGuard
 from serve_app.schemas.recording import ClipNotice, RecordingStatus
 from serve_app.schemas.sinks import SinkStatus
 from serve_app.schemas.streams import StreamSpec, VideoSink
-from serve_app.streams.outputs.recording import Recorder
+from serve_app.streams.outputs.recorder import Recorder
 from serve_app.streams.outputs.restream import Restream
 from serve_app.types import Pixels
 

@@ -231,3 +231,26 @@ def is_drawn(page: Page) -> bool:
             }"""
         )
     )
+
+
+def test_a_recorded_clip_is_played_and_saved(open_page: Open, service: Service, video: Path) -> None:
+    recording = {"pre_roll_s": 0, "post_roll_s": 1, "max_clip_s": 1, "keep": 3}
+    start_stream(service.url, video, loop=True, stream_id="belt", policy="drop_oldest", recording=recording)
+    page = open_page("#/streams/belt")
+    recordings = page.get_by_role("region", name="Recordings")
+    expect(recordings.get_by_role("link", name="Download the clip")).not_to_have_count(0)
+    with client_for(service.url) as client:
+        client.streams.pause("belt")  # so that no clip is deleted while the test looks at it
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.reload()
+    newest = recordings.get_by_role("button", name="Play the clip").first
+    newest.click()
+    player = recordings.locator("video")
+    eventually(lambda: player.evaluate("video => video.currentTime > 0 && video.videoWidth > 0"), what="playing")
+    check(page, "recordings")
+    with page.expect_download() as download:
+        recordings.get_by_role("link", name="Download the clip").first.click()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d-]+\.\d{3}Z\.mp4", download.value.suggested_filename)
+    assert cv2.VideoCapture(str(download.value.path())).read()[0]
+    recordings.get_by_role("button", name="Close the clip").click()
+    expect(player).to_have_count(0)

@@ -51,6 +51,7 @@ def served() -> Iterator[StreamServer]:
 
 def test_the_command_has_every_command_that_it_should() -> None:
     lifecycle = {"start", "apply", "watch", "list", "events", "show", "frame", "regions", "pause", "resume", "stop"}
+    lifecycle |= {"recordings"}
     expected = {(), ("streams",), ("models",), ("keys",), ("keys", "new"), *(("streams", one) for one in lifecycle)}
     expected |= {(one,) for one in ("serve", "detect", "deploy", "doctor")}
     assert expected <= COMMANDS.keys()

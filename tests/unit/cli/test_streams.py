@@ -24,6 +24,7 @@ from serve_app.cli.streams import split
 from serve_app.errors import InvalidParameter, ServeAppError, Unavailable
 from serve_app.schemas.scene import SceneHealth
 from serve_app.schemas.streams import StreamStatus
+from serve_app.streams.outputs.recordings import Recordings, name_at
 from serve_app.types import Principal, Snapshot
 from tests.support.api import Keys
 from tests.support.stream_server import StreamServer, serve_streams
@@ -153,6 +154,23 @@ def test_status_is_printed_and_frames_are_saved(served: StreamServer, tmp_path: 
     assert "frame 7" in run(served.url, "frame", "lot", "--output", tmp_path / "a.jpg").stdout
     run(served.url, "frame", "lot", "--output", tmp_path / "b.jpg", "--no-boxes")
     assert ((tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.jpg").read_bytes()) == (b"drawn", b"plain")
+
+
+def test_recorded_clips_are_listed_and_saved_once(served: StreamServer, tmp_path: Path) -> None:
+    served.http.post("/streams", json=CAMERA).raise_for_status()
+    folder, saved = tmp_path / "lot", tmp_path / "saved"
+    folder.mkdir()
+    names = [f"{name_at(at_s)}.mp4" for at_s in (3, 2, 1)]
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    served.streams.recorded["lot"] = Recordings(folder, 0)
+    assert run(served.url, "recordings", "lot").stdout.split() == names
+    for _ in range(2):
+        done = run(served.url, "recordings", "lot", "--save", saved)
+        assert done.stdout.split() == [str(saved / name) for name in names]
+        assert {path.name: path.read_text() for path in saved.iterdir()} == {name: name for name in names}
+        (folder / names[0]).write_bytes(b"changed")
+    assert "cannot be written" in run(served.url, "recordings", "lot", "--save", folder / names[0]).stderr
 
 
 def test_zones_and_lines_are_set_from_a_file_and_printed_in_its_format(served: StreamServer, tmp_path: Path) -> None:

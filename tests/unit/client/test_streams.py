@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from serve_app.client import ApiError, ConflictError, NotFoundError
 from serve_app.errors import InvalidParameter
 from serve_app.schemas.detect import ImageSize, TimingMs
 from serve_app.schemas.streams import Line, Regions, SourceSpec, StreamResult, StreamSpec, StreamStatus
+from serve_app.streams.outputs.recordings import Recordings, name_at
 from serve_app.types import Snapshot
 from tests.support.stream_server import StreamServer
 
@@ -111,3 +113,19 @@ def test_the_servers_error_about_a_specification_is_raised(client: Any, served: 
     with pytest.raises(ApiError, match="no class 'unicorn'") as refused:
         client.streams.create(CAMERA)
     assert refused.value.code == "invalid_parameter"
+
+
+def test_recordings_are_listed_and_saved(client: Any, served: StreamServer, tmp_path: Path) -> None:
+    client.streams.create(CAMERA)
+    folder = tmp_path / "lot"
+    folder.mkdir()
+    names = [f"{name_at(at_s)}.mp4" for at_s in range(150, 0, -1)]  # more than one page
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    served.streams.recorded["lot"] = Recordings(folder, 0)
+    assert [recording.clip for recording in client.streams.recordings("lot")] == names
+    client.streams.save_recording("lot", names[7], tmp_path / "clip.mp4")
+    assert (tmp_path / "clip.mp4").read_bytes() == names[7].encode()
+    with pytest.raises(NotFoundError):
+        client.streams.save_recording("lot", "other.mp4", tmp_path / "other.mp4")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "clip.mp4", folder]

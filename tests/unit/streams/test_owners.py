@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from serve_app.errors import Conflict, Forbidden, NotFound
 from serve_app.schemas.streams import Regions
+from serve_app.streams.outputs.recordings import name_at
 from serve_app.streams.store import StreamStore
 from serve_app.streams.supervision import Supervision
 from serve_app.types import Principal
@@ -20,6 +22,7 @@ from tests.support.virtual_time import BACKEND
 
 pytestmark = pytest.mark.anyio
 
+CLIP = "2099-01-01T00-00-00.000Z.mp4"
 CALLS: dict[str, Callable[[Supervision, str, Principal], Awaitable[Any]]] = {
     "status": lambda supervision, stream_id, who: supervision.status(stream_id, who),
     "replace": lambda supervision, stream_id, who: supervision.replace(spec_of(stream_id, max_fps=5), who),
@@ -30,6 +33,8 @@ CALLS: dict[str, Callable[[Supervision, str, Principal], Awaitable[Any]]] = {
     "set_regions": lambda supervision, stream_id, who: supervision.set_regions(stream_id, who, Regions()),
     "events": lambda supervision, stream_id, who: supervision.events(stream_id, who, None, 0),
     "snapshot": lambda supervision, stream_id, who: supervision.snapshot(stream_id, who, None, 0, False),
+    "recordings": lambda supervision, stream_id, who: supervision.recordings(stream_id, who, None, 1),
+    "read_recording": lambda supervision, stream_id, who: supervision.read_recording(stream_id, who, CLIP, 0, 1),
 }
 
 
@@ -40,7 +45,9 @@ def anyio_backend() -> Any:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_foreign_stream_answers_as_an_unknown_one(name: str, tmp_path: Path) -> None:
-    async with supervising(tmp_path) as supervision:
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate" / CLIP).write_bytes(b"clip")
+    async with supervising(tmp_path, output_dir=tmp_path) as supervision:
         await supervision.create(spec_of("gate"), DOCK)
         stored = StreamStore(tmp_path).records()
         words = []
@@ -102,3 +109,31 @@ async def test_a_record_of_an_older_version_has_no_owner(tmp_path: Path) -> None
     async with supervising(tmp_path) as supervision:
         assert (await supervision.status("lot", YARD)).owner is None
         await supervision.pause("lot", DOCK)
+
+
+async def test_a_new_stream_does_not_show_the_recordings_of_a_deleted_one(tmp_path: Path) -> None:
+    folder = tmp_path / "gate"
+    folder.mkdir()
+
+    def record() -> str:
+        clip = f"{name_at(time.time())}.mp4"
+        (folder / clip).write_bytes(b"clip")
+        return clip
+
+    async def clips(supervision: Supervision, who: Principal) -> list[str | None]:
+        return [one.clip for one in (await supervision.recordings("gate", who, None, 10)).recordings]
+
+    async with supervising(tmp_path, output_dir=tmp_path) as supervision:
+        await supervision.create(spec_of("gate"), DOCK)
+        old = record()
+        await supervision.replace(spec_of("gate", max_fps=5), DOCK)
+        assert await clips(supervision, DOCK) == [old]
+        time.sleep(0.002)  # the names of recordings have milliseconds
+        await supervision.delete("gate", DOCK)
+        await supervision.create(spec_of("gate"), YARD)
+        assert await clips(supervision, YARD) == []
+        with pytest.raises(NotFound):
+            await supervision.read_recording("gate", YARD, old, 0, 1)
+        new = record()
+    async with supervising(tmp_path, output_dir=tmp_path) as supervision:
+        assert await clips(supervision, YARD) == [new]

@@ -17,7 +17,7 @@ import pytest
 from serve_app.detections import Detections
 from serve_app.schemas.recording import ClipNotice
 from serve_app.schemas.streams import Recording
-from serve_app.streams.outputs.recording import Recorder, _write
+from serve_app.streams.outputs.recorder import Recorder, _write
 from tests.support import tasks
 from tests.support.file_sizes import files_of_at_most
 from tests.support.recordings import GREY, STARTED_AT_S, Recorded
@@ -185,7 +185,7 @@ def test_a_slow_disk_never_blocks_the_stream(folder: Path) -> None:
 
 
 def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.streams.outputs.recording._LATE_FRAME_S", 0.05)
+    monkeypatch.setattr("serve_app.streams.outputs.recorder._LATE_FRAME_S", 0.05)
     recorded = Recorded(folder, post_roll_s=0)
     recorded.show(0, "dog")
     deadline_s = time.monotonic() + 10

@@ -8,13 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +26,7 @@ from serve_app.images.drawing import draw, encode_jpeg
 from serve_app.schemas.recording import ClipNotice, RecordingStatus
 from serve_app.schemas.streams import Recording
 from serve_app.streams.outputs.pace import Pace
+from serve_app.streams.outputs.recordings import CLIP, PART, SNAPSHOT, is_recording, name_at
 from serve_app.streams.outputs.small_frames import draw_small
 from serve_app.types import Pixels
 
@@ -36,8 +35,6 @@ logger = logging.getLogger(__name__)
 _MAX_WAITING = 8  # few frames, because each holds its pixels in memory
 _LATE_FRAME_S = 2.0  # how much longer than post_roll_s we wait for a clip's next frame
 _TIME_BASE = Fraction(1, 90_000)
-_NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z\.(mp4|mp4\.part|jpg)")
-_PART = ".part"
 # A fragmented MP4 can be played up to its last fragment even if the process that wrote it was killed.
 _OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 _CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "26", "g": "10"}  # g: one fragment per ten frames
@@ -149,11 +146,11 @@ class Recorder:
     def _start(self, frame: _DetectedFrame, small: Pixels, seen: set[str]) -> None:
         # We do not create the parent folder, because a missing folder may be the mount point of a volume.
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        name = datetime.fromtimestamp(frame.captured_at_s, UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3] + "Z"
-        snapshot = self._folder / f"{name}.jpg"
+        name = name_at(frame.captured_at_s)
+        snapshot = self._folder / f"{name}{SNAPSHOT}"
         _write(snapshot, encode_jpeg(draw(frame.pixels.copy(), frame.detections)))
         try:
-            self._open_clip = _OpenClip(self._folder / f"{name}.mp4", snapshot, small.shape, frame.captured_at_s)
+            self._open_clip = _OpenClip(self._folder / f"{name}{CLIP}", snapshot, small.shape, frame.captured_at_s)
         except BaseException:
             snapshot.unlink(missing_ok=True)
             raise
@@ -173,16 +170,16 @@ class Recorder:
             self._on_clip(clip.notice("finished"))
 
     def _remove_oldest(self) -> None:
-        clips = sorted(path for path in self._folder.glob("*.mp4") if _NAME.fullmatch(path.name))
+        clips = sorted(path for path in self._folder.glob(f"*{CLIP}") if is_recording(path.name))
         for clip in clips[: -self._spec.keep]:
             clip.unlink(missing_ok=True)
-            clip.with_suffix(".jpg").unlink(missing_ok=True)
+            clip.with_suffix(SNAPSHOT).unlink(missing_ok=True)
 
     def _finish_leftover_clips(self) -> None:
         """Give the unfinished clips of a killed process their final names, because these clips can be played."""
         with suppress(OSError):
-            for part in self._folder.glob(f"*{_PART}"):
-                if _NAME.fullmatch(part.name):
+            for part in self._folder.glob(f"*{PART}"):
+                if is_recording(part.name):
                     part.rename(part.with_suffix(""))
 
 
@@ -191,7 +188,7 @@ class _OpenClip:
 
     def __init__(self, path: Path, snapshot: Path, shape: tuple[int, ...], triggered_at_s: float) -> None:
         self._path = path
-        self._part = path.with_name(path.name + _PART)
+        self._part = path.with_name(path.name + PART)
         self._snapshot = snapshot
         self._shape = shape
         self._triggered_at_s = self._seen_at_s = triggered_at_s
