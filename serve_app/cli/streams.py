@@ -338,7 +338,7 @@ def recordings(
                     save.mkdir(parents=True, exist_ok=True)
                     client.streams.save_recording(stream_id, clip, save / clip)
                 except NotFoundError:
-                    continue  # the recorder has just deleted it to make room for a new clip
+                    continue  # the recorder has just deleted its oldest clip
                 except OSError as exc:
                     raise CommandFailed(f"--save: {save / clip} cannot be written: {exc.strerror}") from exc
             print(clip if save is None else save / clip, flush=True)
