@@ -76,6 +76,7 @@ def running(request: pytest.FixtureRequest, squares_model: Path, tmp_path: Path)
             process.wait()
 
 
+@pytest.mark.only_with_chaos  # starts a whole service; the unit tests of the engines cover the sentence
 def test_a_replica_that_cannot_start_ends_the_service_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(bytes(1000))
     pools = frame_pools()

@@ -47,6 +47,7 @@ def state_in(found: dict[str, bytes]) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.only_with_chaos  # sinks/test_publication publishes the same to a real broker without Ray
 def test_a_running_stream_is_a_device_of_home_assistant_until_it_is_deleted(
     service: Service, publishing: int, video: Path
 ) -> None:

@@ -135,14 +135,14 @@ def test_a_score_counts_each_code_once() -> None:
 
 
 def test_the_embedded_model_has_not_become_worse() -> None:
-    """This uses the first 200 test images, which are harder than average.
+    """This uses the first 100 test images, which are harder than average.
 
     The documentation has the figures for all test images.
     """
     photographs = [*package_files("ultralytics/assets"), *sorted((SHARED / "images").glob("*.jpg"))]
-    report = evaluation.evaluate(3, photographs, pictures=200)
+    report = evaluation.evaluate(3, photographs, pictures=100)
     found, asked = report.recall_from("all", 24)
-    assert found >= 0.84 * asked > 200
+    assert found >= 0.81 * asked > 140
     assert report.map50["all"] >= 0.86
-    assert report.false_per_picture <= 0.35
+    assert report.false_per_picture <= 0.3
     assert sum(map(len, report.photographs.values())) <= 0.2 * len(photographs)
