@@ -83,6 +83,7 @@ Limit = Literal[
     "sign_ins",
     "failed_sign_ins",
     "previews",
+    "preview_messages",
     "source_frames",
 ]
 

@@ -86,7 +86,7 @@ def router() -> Router:
     @routes.head("/console/{path:path}")
     @routes.get("/console/{path:path}")
     async def file(request: Request, path: str) -> Response:
-        if not path:  # /console/, where the page's relative links would be wrong
+        if path in {"", "index.html"}:  # where the page's relative links would be wrong
             return RedirectResponse("../console")
         return _respond(request, pages, path)
 

@@ -21,6 +21,7 @@ from serve_app.schemas.errors import ErrorResponse
 
 logger = logging.getLogger(__name__)
 
+_NO_OBJECT = {"missing", "model_attributes_type", "model_type", "dict_type"}
 NOT_AN_OBJECT = "the body is not a JSON object; send one, with the header Content-Type: application/json"
 
 
@@ -66,7 +67,7 @@ def register(api: FastAPI, metrics: Metrics) -> None:
         if any(problem["type"] == "json_invalid" for problem in problems):
             return respond(request, Malformed("the body is not valid JSON"))
         # the body is missing, or its Content-Type is not JSON
-        if any(problem["loc"] == ("body",) for problem in problems):
+        if any(problem["loc"] == ("body",) and problem["type"] in _NO_OBJECT for problem in problems):
             return respond(request, InvalidParameter(NOT_AN_OBJECT))
         return respond(request, InvalidParameter("; ".join(map(_problem, problems))))
 
@@ -93,9 +94,13 @@ def register(api: FastAPI, metrics: Metrics) -> None:
 
 
 def _problem(problem: Mapping[str, Any]) -> str:
-    """Return an error text that begins with the name of the parameter or field."""
-    *_, name = location = [str(part) for part in problem["loc"][1:]]
+    """Return an error text. If it is about a parameter or a field, it begins with its name."""
+    location = [str(part) for part in problem["loc"][1:]]
+    text: str = problem["msg"].removeprefix("Value error, ")
+    if not location:  # a validator of the whole body
+        return text
+    name = location[-1]
     if problem["type"] != "extra_forbidden":
-        return f"{'.'.join(location)}: {problem['msg']}"
+        return f"{'.'.join(location)}: {text}"
     hint = f"; use {parameters.ALIASES[name]}" if name in parameters.ALIASES else ""
     return f"{'.'.join(location)}: there is no such field{hint}"

@@ -13,6 +13,7 @@ import struct
 import time
 from contextlib import suppress
 
+from aiolimiter import AsyncLimiter
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
@@ -20,7 +21,7 @@ from serve_app.api.access.middleware import principal_of
 from serve_app.api.access.permissions import Router
 from serve_app.api.backend import Streams
 from serve_app.api.events import KEEP_ALIVE_INTERVAL_S, Followers
-from serve_app.errors import InvalidParameter, Overloaded, ServeAppError, Unavailable
+from serve_app.errors import InvalidParameter, Overloaded, RateLimited, ServeAppError, Unavailable
 from serve_app.schemas.previews import Watch
 from serve_app.types import Principal, Snapshot
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PREVIEWS = 256  # per Ingress replica; each has one call of the StreamSupervisor in flight
 _MAX_MESSAGE_CHARS = 16_384
+MAX_MESSAGES_PER_S = 100  # on one connection; a page that is scrolled sends up to 60
+_CHANGE_INTERVAL_S = 0.2  # the shortest time between two changes of what a connection watches, as each starts calls
 _RETRY_PAUSE_S = 2.0
 _MAX_SIDE_PX = 640  # larger frames are scaled down, because a page shows many of them
 _LENGTH = struct.Struct(">I")
@@ -81,7 +84,7 @@ class _Previews:
         self._shown[shown].add(watcher)
 
     def leave(self, shown: _Shown, watcher: _Watcher) -> None:
-        """Stop to show a stream to a watcher. A preview without a watcher ends."""
+        """Stop showing a stream to a watcher. A preview without a watcher ends."""
         preview = self._shown.get(shown)
         if preview is not None and not preview.remove(watcher):
             del self._shown[shown]
@@ -158,8 +161,15 @@ class _Watcher:
         self._waiting: dict[str, Snapshot | ServeAppError] = {}
         self._due_at_s: dict[str, float] = {}
         self._arrived = asyncio.Event()
+        self._asked: Watch | None = None
+        self._next_change_at_s = 0.0
 
-    def watch(self, watch: Watch) -> None:
+    def ask(self, watch: Watch) -> None:
+        """Note what the client wants to watch. A later wish replaces it."""
+        self._asked = watch
+        self._arrived.set()
+
+    def _watch(self, watch: Watch) -> None:
         """Watch these streams, and no others."""
         wanted = {(self._who, stream_id, watch.boxes) for stream_id in watch.streams}
         self.interval_s = 1 / watch.max_fps
@@ -186,6 +196,9 @@ class _Watcher:
         """Send what arrives, each stream at most as often as the client wants. Sending waits for a slow client."""
         while True:
             now_s = time.monotonic()
+            if self._asked is not None and now_s >= self._next_change_at_s:
+                self._watch(self._asked)
+                self._asked, self._next_change_at_s = None, now_s + _CHANGE_INTERVAL_S
             due = [name for name in self._waiting if self._due_at_s.get(name, 0.0) <= now_s]
             for name in due:
                 newest = self._waiting.pop(name, None)  # the client may watch other streams now
@@ -198,6 +211,7 @@ class _Watcher:
                     await socket.send_json({"stream_id": name, "code": newest.code, "detail": newest.detail})
             self._arrived.clear()
             later = [self._due_at_s.get(name, 0.0) for name in self._waiting]
+            later += [] if self._asked is None else [self._next_change_at_s]
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(later) - time.monotonic()) if later else None):
                     await self._arrived.wait()
@@ -231,13 +245,24 @@ async def _until_disconnected(socket: WebSocket, watcher: _Watcher) -> None:
 
 
 async def _read(socket: WebSocket, watcher: _Watcher) -> None:
+    """Read messages until the client disconnects. Raise InvalidParameter, and RateLimited for too many messages."""
+    rate = AsyncLimiter(MAX_MESSAGES_PER_S, 1.0)
     with suppress(WebSocketDisconnect):
         while True:
-            text = await socket.receive_text()
+            try:
+                text = await socket.receive_text()
+            except KeyError:
+                raise InvalidParameter("the message is binary; send JSON as text") from None
+            if not rate.has_capacity():
+                raise RateLimited(
+                    f"preview_messages: a connection may send {MAX_MESSAGES_PER_S} per second; send fewer",
+                    limit="preview_messages",
+                )
+            await rate.acquire()
             try:
                 if len(text) > _MAX_MESSAGE_CHARS:
                     raise InvalidParameter(f"the message is longer than {_MAX_MESSAGE_CHARS} characters; name fewer")
-                watcher.watch(Watch.model_validate_json(text))
+                watcher.ask(Watch.model_validate_json(text))
             except ValidationError as exc:
                 problem = exc.errors()[0]
                 where = ".".join(map(str, problem["loc"])) or "the message"

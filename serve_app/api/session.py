@@ -15,7 +15,7 @@ from serve_app.api.access.middleware import caller_of
 from serve_app.api.access.pages import check_sign_in
 from serve_app.api.access.permissions import Router
 from serve_app.api.access.reload import KeyReloader
-from serve_app.api.access.sessions import COOKIE, MAX_AGE_S, Session, Sessions
+from serve_app.api.access.sessions import MAX_AGE_S, Session, Sessions, cookie_name
 from serve_app.api.bodies import check_json, read_in_time
 from serve_app.errors import InvalidParameter, RateLimited, Unauthorized
 from serve_app.overload.limits import ConcurrencyLimit
@@ -81,11 +81,11 @@ def sign_in_router(sessions: Sessions, keys: KeyReloader | None) -> Router:
             raise Unauthorized("the API key is unknown or has expired; use a valid one")
         session, cookie = await sessions.open(key)
         response.set_cookie(
-            COOKIE,
+            cookie_name(request),
             cookie,
             max_age=MAX_AGE_S,
             path="/",
-            secure=not is_loopback_host(request),
+            secure=_is_secure(request),
             httponly=True,
             samesite="strict",
         )
@@ -109,9 +109,16 @@ def router() -> Router:
     @routes.delete("/session", summary="Sign out", status_code=204)
     async def sign_out(request: Request, response: Response) -> None:
         """Delete the session's cookie from the browser."""
-        response.delete_cookie(COOKIE, path="/", secure=not is_loopback_host(request), httponly=True, samesite="strict")
+        response.delete_cookie(
+            cookie_name(request), path="/", secure=_is_secure(request), httponly=True, samesite="strict"
+        )
 
     return routes
+
+
+def _is_secure(request: Request) -> bool:
+    """Return whether the cookie needs https. Behind a proxy with TLS, only ``Origin`` may tell."""
+    return request.headers.get("origin", "").startswith("https:") or not is_loopback_host(request)
 
 
 def _status(key: Key | None, session: Session | None = None) -> SessionStatus:

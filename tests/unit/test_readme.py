@@ -202,6 +202,7 @@ def test_the_fixed_limits_are_as_the_table_says() -> None:
         "json_body": f"{middleware._MAX_BODY_BYTES >> 20} MiB",
         "followers": str(events._MAX_FOLLOWERS),
         "previews": str(previews.MAX_PREVIEWS),
+        "preview_messages": str(previews.MAX_MESSAGES_PER_S),
         "source_frames": str(source_frames.MAX_SOURCE_FRAMES),
         "sign_ins": str(session.MAX_SIGN_INS),
         "failed_sign_ins": str(session.MAX_FAILED_PER_S),

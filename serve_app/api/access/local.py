@@ -38,7 +38,10 @@ def check_local(request: HTTPConnection, origins: Collection[str]) -> None:
             "access.keys_file: it is not set, so only requests to localhost are accepted; set it and send an API key"
         )
     origin = request.headers.get("origin")
-    is_foreign = origin is not None and not _is_loopback(_host(origin))
+    if request.scope["type"] == "websocket":  # a browser may send no Sec-Fetch-Site, which tells pages of other ports
+        is_foreign = origin is not None and not is_own_origin(request)
+    else:
+        is_foreign = origin is not None and not _is_loopback(_host(origin))
     if origin not in origins and (is_of_other_site(request) or is_foreign):
         raise Forbidden(
             "access.keys_file: it is not set, so cross-origin browser requests are refused; set it and send an API "
@@ -55,6 +58,15 @@ def check_no_page(request: HTTPConnection, origins: Collection[str]) -> None:
     origin = request.headers.get("origin")
     if origin not in origins and (is_of_other_site(request) or origin is not None):
         raise Forbidden("a request from a web page needs an API key; send one, or add its origin to cors.origins")
+
+
+def is_own_origin(request: HTTPConnection) -> bool:
+    """Return whether ``Origin`` names the host and the port to which the request was sent."""
+    try:
+        host = urlsplit(request.headers.get("origin", "")).netloc
+    except ValueError:
+        return False
+    return bool(host) and host.lower() == request.headers.get("host", "").lower()
 
 
 def is_of_other_site(request: HTTPConnection) -> bool:

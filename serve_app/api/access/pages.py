@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from serve_app.api.access.local import is_of_other_site
+from serve_app.api.access.local import is_of_other_site, is_own_origin
 from serve_app.errors import Forbidden
 
 CSRF_HEADER = "X-CSRF-Token"
@@ -47,9 +46,5 @@ def check_sign_in(request: HTTPConnection) -> None:
 def _check_origin(request: HTTPConnection, *, always: bool) -> None:
     if not always and request.headers.get("sec-fetch-site") == "same-origin":
         return
-    try:
-        host = urlsplit(request.headers.get("origin", "")).netloc
-    except ValueError:
-        host = ""
-    if not host or host.lower() != request.headers.get("host", "").lower():
+    if not is_own_origin(request):
         raise Forbidden(_FOREIGN)

@@ -11,11 +11,13 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -79,13 +81,27 @@ class Sessions:
         return self._secret
 
 
+def cookie_name(request: HTTPConnection) -> str:
+    """Return the name of a session's cookie, with the port and the path prefix of the application.
+
+    A browser sends a cookie to all ports of a host, and several services may run on one host.
+    """
+    try:
+        port = urlsplit(f"//{request.headers.get('host', '')}").port
+    except ValueError:
+        port = None
+    prefix = re.findall(r"[A-Za-z0-9]+", request.scope.get("root_path", ""))
+    return "_".join([COOKIE, *([str(port)] if port else []), *prefix])
+
+
 def in_cookie(request: HTTPConnection) -> str:
     """Return the value of the session's cookie, or an empty string.
 
     If there are several, another host of the domain may have set one of them, so none of them is used.
     """
+    own = cookie_name(request)
     pairs = (part.partition("=") for header in request.headers.getlist("cookie") for part in header.split(";"))
-    values = [value.strip() for name, _, value in pairs if name.strip() == COOKIE]
+    values = [value.strip() for name, _, value in pairs if name.strip() == own]
     return values[0] if len(values) == 1 and len(values[0]) <= _MAX_COOKIE_CHARS else ""
 
 

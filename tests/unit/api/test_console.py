@@ -45,7 +45,6 @@ async def client(api: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     ("path", "media_type", "text"),
     [
         ("/console", "text/html; charset=utf-8", "<h1>page</h1>"),
-        ("/console/index.html", "text/html; charset=utf-8", "<h1>page</h1>"),
         ("/console/app.js", "text/javascript; charset=utf-8", "export {}"),
         ("/console/samples/one.jpg", "image/jpeg", "jpeg"),
     ],

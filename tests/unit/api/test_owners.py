@@ -18,6 +18,7 @@ from starlette.types import Message
 from serve_app.api.access.permissions import RouteTable
 from serve_app.schemas.jobs import JobSpec
 from serve_app.schemas.streams import StreamSpec
+from serve_app.streams.outputs.recordings import Recordings
 from serve_app.types import Snapshot
 from tests.support.api import STREAM, Keys, build, client_of, is_error
 from tests.support.fake_jobs import FakeJobs, result_of
@@ -26,6 +27,7 @@ from tests.support.principals import DOCK
 
 pytestmark = pytest.mark.anyio
 
+CLIP = "2026-01-01T00-00-00.000Z.mp4"
 JOB = {"id": "night", "source": {"type": "files", "path": "night"}}
 TABLE: RouteTable = vars(build())["route_table"]  # an attribute of our FastAPI subclass
 OF_ONE = [route for route in TABLE.routes if re.search(r"\{(stream|job)_id\}", route.path)]
@@ -45,10 +47,12 @@ SCOPES = ("streams", "jobs")
 class Server:
     """An API with three keys. The client ``dock`` owns the stream ``lot`` and the job ``night``."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, folder: Path) -> None:
         self.streams, self.jobs = FakeStreams(), FakeJobs()
         scopes = {"dock": SCOPES, "yard": SCOPES, "admin": ("admin",)}
         self.headers = {name: keys.add(name, *scopes[name]) for name in scopes}
+        self.recordings = Recordings(folder, 0)
+        (folder / CLIP).write_bytes(b"clip")
         self.api = build(keys=keys, streams=self.streams, jobs=self.jobs)
 
     async def fill(self) -> None:
@@ -56,6 +60,7 @@ class Server:
         vars(self.jobs).update(vars(FakeJobs()))
         await self.streams.create(StreamSpec.model_validate(STREAM), DOCK)
         self.streams.shots = {"drawn": Snapshot(1, b"jpeg")}
+        self.streams.recorded["lot"] = self.recordings
         await self.jobs.create(JobSpec.model_validate(JOB), DOCK)
         self.jobs.done["night"] = [result_of("night", 0)]
 
@@ -63,7 +68,7 @@ class Server:
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     """Return one server for all tests, because building the API takes longer than a test."""
-    return Server(Keys(tmp_path_factory.mktemp("keys") / "keys.yaml"))
+    return Server(Keys(tmp_path_factory.mktemp("keys") / "keys.yaml"), tmp_path_factory.mktemp("lot"))
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ async def server(shared_server: Server) -> Server:
 
 
 def filled(path: str, *, stream_id: str = "lot", job_id: str = "night") -> str:
-    return path.format(stream_id=stream_id, job_id=job_id, item=0, name="a.jpg")
+    return path.format(stream_id=stream_id, job_id=job_id, item=0, name="a.jpg", file_name=CLIP)
 
 
 async def ask(api: FastAPI, method: str, path: str, header: dict[str, str], body: Any = None) -> tuple[int, Any]:
@@ -189,7 +194,7 @@ async def test_an_id_that_another_key_has_taken_is_a_conflict(server: Server) ->
 
 async def test_a_new_key_of_the_same_name_keeps_what_the_old_one_made(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys.yaml")
-    server = Server(keys)
+    server = Server(keys, tmp_path)
     await server.fill()
     keys.clear()
     header = keys.add("dock", *SCOPES)

@@ -230,3 +230,44 @@ def test_a_client_does_not_see_the_streams_of_others(tmp_path: Path) -> None:
             assert receive(socket)[1] == b"drawn"
             served.streams.owners["lot"] = "yard"  # deleted, and created again by another key
             assert receive(socket)[0]["code"] == "not_found"
+
+
+def test_a_connection_that_sends_too_many_messages_is_closed(served: StreamServer) -> None:
+    def send_and_read() -> None:
+        for number in range(50 * previews.MAX_MESSAGES_PER_S):
+            watch(socket, f"stream-{number}")
+        while True:
+            socket.recv(timeout=60)
+
+    with open_socket(served) as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            send_and_read()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4429
+
+
+def test_only_the_last_of_many_wishes_counts(served: StreamServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    snapshot = served.streams.snapshot
+
+    async def noted(stream_id: str, *args: Any, **options: Any) -> Snapshot | None:
+        asked.append(stream_id)
+        return await snapshot(stream_id, *args, **options)
+
+    monkeypatch.setattr(served.streams, "snapshot", noted)
+    with open_socket(served) as socket:
+        for number in range(previews.MAX_MESSAGES_PER_S // 2):
+            watch(socket, f"stream-{number}")
+        watch(socket, "lot")
+        while receive(socket)[0]["stream_id"] != "lot":
+            pass
+    assert len(set(asked)) < previews.MAX_MESSAGES_PER_S // 4
+
+
+def test_a_binary_message_is_refused_with_a_sentence(served: StreamServer) -> None:
+    with open_socket(served) as socket:
+        socket.send(b"{}")
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=60)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4422, "the message is binary; send JSON as text")

@@ -49,6 +49,17 @@ def next_event(lines: Iterator[str]) -> dict[str, str]:
     return event
 
 
+def test_regions_with_the_same_name_are_refused_with_the_reason(lot: StreamServer) -> None:
+    line = {"name": "gate", "start": [0, 0], "end": [1, 1]}
+    refused = lot.http.put("/streams/lot/regions", json={"lines": [line, line]})
+    assert is_error(refused, 422, "invalid_parameter")
+    assert refused.json()["detail"] == "two zones or lines have the same name; rename one"
+    bodies: list[Any] = [[], "gate", None]
+    for body in bodies:
+        refused = lot.http.put("/streams/lot/regions", json=body)
+        assert "the body is not a JSON object" in refused.json()["detail"]
+
+
 def test_a_stream_is_created_listed_inspected_and_deleted(served: StreamServer) -> None:
     created = served.http.post("/streams", json=SPEC)
     assert (created.status_code, created.headers["Location"]) == (201, "/streams/lot")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from serve_app.api import session as session_routes
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.permissions import RouteTable
-from serve_app.api.access.sessions import COOKIE, MAX_AGE_S, Sessions
+from serve_app.api.access.sessions import COOKIE, MAX_AGE_S, Sessions, cookie_name
 from tests.support.api import STREAM, Keys, build, client_of, connect_to, is_error, served_with
 from tests.unit.api.access.sessions.site import HOST, OWN_PAGE, Site
 from tests.unit.api.access.test_permissions import TABLE
@@ -241,14 +242,28 @@ async def test_a_session_has_the_limits_of_its_key(keys: Keys) -> None:
 def test_a_socket_with_a_cookie_is_closed_when_its_key_is_revoked(keys: Keys) -> None:
     with served_with(keys) as served:
         key = served.http.headers.pop("Authorization").removeprefix("Bearer ")
-        cookie = served.http.post("/session", json={"key": key}).cookies[COOKIE]
-        header = {"Cookie": f"{COOKIE}={cookie}"}
+        ((name, cookie),) = served.http.post("/session", json={"key": key}).cookies.items()
+        header = {"Cookie": f"{name}={cookie}"}
         with connect_to(served, additional_headers=header, origin=served.url) as socket:
             served.happen()
             assert "state" in socket.recv(timeout=60)
             keys.clear()
             with pytest.raises(Exception, match="4401"):
                 socket.recv(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("host", "root_path", "name"),
+    [
+        ("sightline.example", "", COOKIE),
+        ("127.0.0.1:8000", "", f"{COOKIE}_8000"),
+        ("[::1]:8001", "/second/one", f"{COOKIE}_8001_second_one"),
+        ("localhost:x", "/a;b=c", f"{COOKIE}_a_b_c"),
+    ],
+)
+def test_two_services_on_one_host_have_cookies_of_their_own(host: str, root_path: str, name: str) -> None:
+    scope = {"type": "http", "headers": [(b"host", host.encode())], "root_path": root_path}
+    assert cookie_name(HTTPConnection(scope)) == name
 
 
 def test_the_table_has_the_routes_of_sessions() -> None:
