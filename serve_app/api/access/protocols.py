@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -17,6 +18,7 @@ from serve_app.types import Json
 # Basic authentication. The other places are the parameter ``api_key`` of the query, the field ``api_key`` of a
 # multipart form, and the field ``api_key`` of a JSON object.
 KeyPlace = Literal["basic", "query", "form", "json"]
+_BEHIND_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"  # Ray's flag, which configs/serve.env sets
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Protocol:
 
         Our HAProxy adds its client's address to the header ``X-Forwarded-For``, and so do other proxies. All of these
         addresses must be in ``allow_from``, because a client can send the header, too. The connection itself may come
-        from this machine if there is a header, because HAProxy then made the connection.
+        from this machine only if HAProxy is enabled, which then made the connection and added the header.
         """
         if not self.allow_from:
             return False
@@ -49,7 +51,7 @@ class Protocol:
             peer = _address(request.client.host if request.client else "")
         except ValueError:
             return False
-        if not (addresses and peer.is_loopback):
+        if not (_BEHIND_HAPROXY and addresses and peer.is_loopback):
             addresses.append(peer)
         return all(any(address in network for network in self.allow_from) for address in addresses)
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from serve_app.api.access import credentials
+from serve_app.api.access import credentials, protocols
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access, tenant_of
 from serve_app.api.access.permissions import Router, RouteTable
@@ -182,10 +182,17 @@ async def test_clients_in_an_allowed_network_need_no_key(keys: Keys) -> None:
         ):
             response = await client.post("/echo", headers={"X-Forwarded-For": addresses} if addresses else {})
             assert response.status_code == status_code, addresses
+
+
+@pytest.mark.parametrize("behind_haproxy", [True, False])
+async def test_only_our_haproxy_may_forward_requests_without_being_in_the_list(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, behind_haproxy: bool
+) -> None:
+    monkeypatch.setattr(protocols, "_BEHIND_HAPROXY", behind_haproxy)
     async with client_of(api_of(keys, "basic", allow_from="10.1.0.0/16")) as client:
         assert (await client.post("/echo")).status_code == 401
-        through_proxy = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3"})
-        assert through_proxy.status_code == 200  # from HAProxy on this machine
+        forwarded = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3"})
+        assert forwarded.status_code == (200 if behind_haproxy else 401)
         # Another proxy on this machine may forward what its client has written, and HAProxy adds this proxy's address.
         unchecked = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3, 127.0.0.1"})
         assert unchecked.status_code == 401
