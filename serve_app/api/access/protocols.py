@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
@@ -54,6 +55,16 @@ class Protocol:
         if not (_BEHIND_HAPROXY and addresses and peer.is_loopback):
             addresses.append(peer)
         return all(any(address in network for network in self.allow_from) for address in addresses)
+
+
+def address_of(request: HTTPConnection) -> str:
+    """Return the address of the client, which may be a proxy. If HAProxy is enabled, it has added the address."""
+    peer = request.client.host if request.client else ""
+    forwarded = request.headers.getlist("x-forwarded-for")
+    if _BEHIND_HAPROXY and forwarded:
+        with suppress(ValueError):
+            return forwarded[-1].rpartition(",")[2].strip() if _address(peer).is_loopback else peer
+    return peer
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
