@@ -128,7 +128,7 @@ async def test_a_key_in_a_header_or_in_the_query_is_checked_before_the_body_is_r
 
 
 class Bodies:
-    """Request bodies that stop in the middle until they may go on, and the number of those that are being read."""
+    """Request bodies that stop in the middle until they may finish, and the number of those that are being read."""
 
     def __init__(self, key: str) -> None:
         self.reading = self.most = self.begun = 0
