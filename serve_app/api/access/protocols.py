@@ -31,6 +31,8 @@ class Protocol:
     error: Callable[[ServeAppError, str], tuple[int, Json]]
     key_places: frozenset[KeyPlace] = frozenset()
     allow_from: tuple[Network, ...] = ()  # if API keys are configured, clients in these networks need none
+    prefixes: tuple[str, ...] = ()  # of the protocol's paths, such as /v2; unknown paths below them also belong to it
+    lacks: str = ""  # what the protocol has and this server lacks, for the error of an unknown path
 
     @property
     def body_place(self) -> KeyPlace | None:

@@ -24,7 +24,8 @@ _KEPT_STATUSES = {401, 403, 404, 429, 503, 504}  # DeepStack has 400 for every o
 
 def routers(pictures: Pictures, args: DeepStackArgs) -> tuple[Router, ...]:
     """Return the list of models, the routes that detect, and those that only say that the server runs."""
-    protocol = Protocol("deepstack", _error, frozenset({"form"}), args.networks())
+    lacks = "faces, scenes and licence plates"
+    protocol = Protocol("deepstack", _error, frozenset({"form"}), args.networks(), ("/v1",), lacks)
     options: dict[str, Any] = {"protocol": protocol, "include_in_schema": False}
     routes = Router(permission="detect", reads_own_body=True, **options)
     lists = Router(permission="detect", **options)

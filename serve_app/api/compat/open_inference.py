@@ -28,33 +28,23 @@ from serve_app.api.compat.open_inference_models import VERSION, Served, config_o
 from serve_app.api.compat.pictures import Pictures
 from serve_app.api.errors import request_id
 from serve_app.compat_args import OpenInferenceArgs
-from serve_app.errors import NotFound, ServeAppError, Unavailable
+from serve_app.errors import ServeAppError, Unavailable
 from serve_app.schemas.detect import DetectResponse
 from serve_app.types import EngineInfo, Json
 
 _MAX_CONCURRENT_INPUTS = 8  # per request, as in POST /detect
 _EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 _READY_STATES = {"ready", "changing", "asleep"}  # the next request loads a model that is asleep
+_LACKS = "shared memory, tracing, logging, statistics and loading of models"
 # The protocol's own parameters of a request. All others are parameters of POST /detect.
 _OWN_PARAMETERS = {"binary_data_output", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout"}
-# Requests that Triton answers and we refuse. Clients need the refusal in the form of this protocol.
-_REFUSED = (
-    "/v2/cudasharedmemory/{other:path}",
-    "/v2/logging",
-    "/v2/models/{model}/stats",
-    "/v2/models/{model}/trace/setting",
-    "/v2/repository/models/{model}/load",
-    "/v2/repository/models/{model}/unload",
-    "/v2/systemsharedmemory/{other:path}",
-    "/v2/trace/setting",
-)
 
 T = TypeVar("T")
 
 
 def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tuple[Router, ...]:
-    """Return the route for inference, those that describe the server and its models, and the refusal of all others."""
-    protocol = Protocol("open_inference", _error, frozenset({"basic"}), args.networks())
+    """Return the routes for inference, and those that describe the server and its models."""
+    protocol = Protocol("open_inference", _error, frozenset({"basic"}), args.networks(), ("/v2",), _LACKS)
     options: dict[str, Any] = {"permission": "detect", "protocol": protocol, "include_in_schema": False}
     inference = Router(reads_own_body=True, **options)
     descriptions = Router(**options)
@@ -156,12 +146,6 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
             }
             for one in served(names)
         ]
-
-    async def refuse() -> None:
-        raise NotFound("shared memory, tracing, logging, statistics and loading of models are not supported")
-
-    for path in _REFUSED:
-        descriptions.add_api_route(path, refuse, methods=["GET", "HEAD", "POST"])
 
     async def describe(request: Request, one: Served) -> EngineInfo | None:
         """Return the model, or None if its input is encoded images, whose description does not depend on the model."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve_app import __version__
 from serve_app.api.access.permissions import Router
-from serve_app.api.access.protocols import Protocol
+from serve_app.api.access.protocols import KeyPlace, Protocol
 from serve_app.api.bodies import check_json, json_body_bytes, read_body
 from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures
 from serve_app.api.errors import request_id
@@ -79,7 +79,9 @@ class _InferRequest(_ModelRequest):
 
 def routers(pictures: Pictures) -> tuple[Router, ...]:
     """Return the list of models, the routes that read JSON, and the one that only describes the server."""
-    protocol = Protocol("roboflow", _error, frozenset({"query", "json"}))
+    prefixes = "/infer", "/model", "/workflows", "/inference_pipelines"
+    places: frozenset[KeyPlace] = frozenset({"query", "json"})
+    protocol = Protocol("roboflow", _error, places, prefixes=prefixes, lacks="workflows and stream routes")
     options: dict[str, Any] = {"protocol": protocol, "include_in_schema": False}
     lists = Router(permission="detect", **options)
     routes = Router(permission="detect", reads_own_body=True, **options)

@@ -26,7 +26,8 @@ _TRUE = {"true", "1", "yes", "on"}
 
 def routers(pictures: Pictures) -> tuple[Router, ...]:
     """Return the routes that detect."""
-    protocol = Protocol("ultralytics", _error)
+    lacks = "deployments, training and data sets"
+    protocol = Protocol("ultralytics", _error, prefixes=("/api", "/predict"), lacks=lacks)
     routes = Router(permission="detect", reads_own_body=True, protocol=protocol, include_in_schema=False)
 
     @routes.post("/predict")
