@@ -12,7 +12,7 @@ from serve_app.api.access.permissions import Router
 from serve_app.api.access.protocols import Protocol
 from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures, checked_number
 from serve_app.compat_args import DeepStackArgs
-from serve_app.errors import Malformed, ServeAppError
+from serve_app.errors import InvalidParameter, Malformed, ServeAppError
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, Json
 
 _USUAL_CONFIDENCE = 0.4  # of CodeProject.AI, and what Frigate's detector counts as a detection
@@ -51,6 +51,11 @@ def routers(pictures: Pictures, args: DeepStackArgs) -> tuple[Router, ...]:
                 raise Malformed("the form needs one image, as a part named 'image'")
             params = _params(model, form.fields, dict(request.query_params))
             [answer] = await pictures.detect(request, form.pictures, params, expires_at_s, annotate=False)
+        if answer.detections.classes is not None:
+            raise InvalidParameter(
+                f"the model {answer.model} classifies whole images and finds no objects; name a model that detects, as "
+                "in /v1/vision/custom/MODEL, or use POST /detect"
+            )
         return _answer(answer, command, time.monotonic() - started_at_s)
 
     @state.api_route("/v1/status/ping", methods=["GET", "HEAD"])

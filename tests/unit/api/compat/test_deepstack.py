@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 import numpy as np
 import pytest
 
-from serve_app.detections import Detections
+from serve_app.detections import Detections, Ranking
 from serve_app.types import Answer, InputShape, PictureRequest, Timing
 from tests.support.api import Keys, build, client_of
 from tests.support.fakes import FakeBackend
@@ -138,6 +140,26 @@ async def test_a_bad_request_gets_400_in_deepstacks_form(
     refused = await client.post(DETECTION, data=fields, files=files)
     assert (refused.status_code, refused.json()["success"]) == (400, False)
     assert text in refused.json()["error"]
+
+
+async def test_a_model_that_classifies_is_refused_because_it_finds_no_objects(
+    client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranking = Ranking(np.array([1], np.int32), np.array([0.9], np.float32), ("dog",))
+    classified = Detections(
+        np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), classes=ranking
+    )
+
+    async def detect(request: PictureRequest) -> Answer:
+        return Answer(classified, 5, 10, "shapes", 1, Timing(), InputShape.square(320))
+
+    monkeypatch.setattr(backend, "detect", detect)
+    for path in (DETECTION, "/v1/vision/custom/plates"):
+        refused = await client.post(path, files={"image": b"1"})
+        assert (refused.status_code, refused.json()["success"]) == (400, False)
+        assert (
+            "shapes classifies whole images and finds no objects; name a model that detects" in refused.json()["error"]
+        )
 
 
 async def test_other_bodies_are_refused_in_deepstacks_form(client: httpx.AsyncClient) -> None:
