@@ -68,7 +68,7 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
         pictures.check_count(len(batch))
         slots, tenant = asyncio.Semaphore(_MAX_CONCURRENT_INPUTS), tenant_of(request)
 
-        async def compute_one(planes: NDArray[np.floating]) -> NDArray[np.float32] | ServeAppError:
+        async def compute_one(planes: NDArray[np.floating]) -> tuple[NDArray[np.float32], str] | ServeAppError:
             async with slots:
                 left_s = expires_at_s - time.monotonic()
                 try:
@@ -77,10 +77,14 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
                     return exc
 
         tensors: list[NDArray[np.float32]] = []
-        for tensor in await asyncio.gather(*map(compute_one, batch)):
-            if isinstance(tensor, ServeAppError):
-                raise tensor
-            tensors.append(tensor)
+        versions: set[str] = set()
+        for computed in await asyncio.gather(*map(compute_one, batch)):
+            if isinstance(computed, ServeAppError):
+                raise computed
+            tensors.append(computed[0])
+            versions.add(computed[1])
+        if len(versions) > 1:
+            raise Unavailable("the model was changed during the request; retry the request")
         return wire.floats(one.output, _stacked(tensors), binary=asked.wants_binary(one.output))
 
     async def detect(request: Request, one: Served, asked: wire.Request, expires_at_s: float) -> tuple[Json, bytes]:
@@ -166,12 +170,7 @@ def _error(error: ServeAppError, request_id: str) -> tuple[int, Json]:
 
 
 def _stacked(tensors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return the tensors of several images as one. Those with fewer candidates get zeros, whose confidence is 0.
-
-    Raise Unavailable if the tensors are those of different models.
-    """
-    if len({tensor.ndim for tensor in tensors}) > 1:
-        raise Unavailable("the model was changed during the request; retry the request")
+    """Return the tensors of several images as one. Those with fewer candidates get zeros, whose confidence is 0."""
     largest = [max(sides) for sides in zip(*(tensor.shape for tensor in tensors), strict=True)]
     batch = np.zeros((len(tensors), *largest), np.float32)
     for place, tensor in zip(batch, tensors, strict=True):

@@ -146,9 +146,7 @@ async def test_a_model_that_classifies_is_refused_because_it_finds_no_objects(
     client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranking = Ranking(np.array([1], np.int32), np.array([0.9], np.float32), ("dog",))
-    classified = Detections(
-        np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), classes=ranking
-    )
+    classified = replace(Detections.empty(), classes=ranking)
 
     async def detect(request: PictureRequest) -> Answer:
         return Answer(classified, 5, 10, "shapes", 1, Timing(), InputShape.square(320))
