@@ -28,7 +28,7 @@ from serve_app.api.compat.open_inference_models import VERSION, Served, config_o
 from serve_app.api.compat.pictures import Pictures
 from serve_app.api.errors import request_id
 from serve_app.compat_args import OpenInferenceArgs
-from serve_app.errors import ServeAppError, Unavailable
+from serve_app.errors import InvalidParameter, ServeAppError, Unavailable
 from serve_app.schemas.detect import DetectResponse
 from serve_app.types import EngineInfo, Json
 
@@ -92,7 +92,10 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
         encoded = wire.read_elements(asked, one.input)
         pictures.check_count(len(encoded))
         settings = [(name, str(value)) for name, value in asked.json.parameters.items() if name not in _OWN_PARAMETERS]
-        params = replace(parameters.parse(settings).to_params(), model=one.model)
+        query = parameters.parse(settings)
+        if "model" in query.model_fields_set and find(names, query.model, VERSION).model != one.model:
+            raise InvalidParameter(f"model: the path names another model, {one.name}; leave this parameter out")
+        params = replace(query.to_params(), model=one.model)
         answers = await pictures.detect(request, encoded, params, expires_at_s, annotate=False)
         identity = request_id(request)
         found = [DetectResponse.from_answer(answer, identity).model_dump_json() for answer in answers]

@@ -126,14 +126,26 @@ async def test_other_outputs_are_refused(client: httpx.AsyncClient, outputs: Any
     assert text in error_of(response)
 
 
-@pytest.mark.parametrize("parameters", [{"nothing": 1}, {"confidence": 2}, {"model": "other"}])
-async def test_wrong_parameters_are_refused(client: httpx.AsyncClient, parameters: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "status_code", "text"),
+    [
+        ({"nothing": 1}, 422, "nothing"),
+        ({"confidence": 2}, 422, "confidence"),
+        ({"model": "plates"}, 422, "model: the path names another model, default-image; leave this parameter out"),
+        ({"model": "other"}, 404, "no model is named 'other'"),
+    ],
+)
+async def test_wrong_parameters_are_refused(
+    client: httpx.AsyncClient, parameters: dict[str, Any], status_code: int, text: str
+) -> None:
     response = await client.post(INFER_IMAGE, **pictures(b"picture", **parameters))
-    if "model" in parameters:  # the name in the path counts
-        assert response.status_code == 200
-    else:
-        assert response.status_code == 422
-        error_of(response)
+    assert response.status_code == status_code
+    assert text in error_of(response)
+
+
+@pytest.mark.parametrize("model", ["default", "codes", "CODES.pt", "codes-image"])
+async def test_a_parameter_may_name_the_model_of_the_path(client: httpx.AsyncClient, model: str) -> None:
+    assert (await client.post(INFER_IMAGE, **pictures(b"picture", model=model))).status_code == 200
 
 
 async def test_a_bad_image_is_refused(client: httpx.AsyncClient) -> None:
