@@ -42,12 +42,21 @@ _WORDS: dict[KeyPlace, str] = {
 
 
 def take_from_query(scope: Scope, protocol: Protocol | None) -> str:
-    """Return the API key in the query, and remove it from there, so that nothing that logs the query can show it."""
-    if protocol is None or "query" not in protocol.key_places or b"api_key" not in scope["query_string"]:
+    """Return the API key in the query, and remove it from there, so that nothing that logs the query can show it.
+
+    If the key may not be in the query, return an empty string, and leave only the parameter's name for the error.
+    """
+    query: bytes = scope["query_string"]
+    if _NAME.encode() not in query and b"%" not in query:
         return ""
-    items = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=None)
-    scope["query_string"] = urlencode([(name, value) for name, value in items if name != _NAME]).encode()
-    return next((value for name, value in items if name == _NAME and value not in _NO_KEYS), "")
+    items = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=None)
+    keys = [value for name, value in items if name == _NAME]
+    if not keys:
+        return ""
+    others = [(name, value) for name, value in items if name != _NAME]
+    may_have_key = protocol is not None and "query" in protocol.key_places
+    scope["query_string"] = urlencode(others if may_have_key else [*others, (_NAME, "")]).encode()
+    return next((key for key in keys if may_have_key and key not in _NO_KEYS), "")
 
 
 def in_header(request: HTTPConnection, protocol: Protocol | None) -> str:

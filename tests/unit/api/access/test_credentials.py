@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from serve_app.api.access import credentials, protocols
 from serve_app.api.access.keys import KeyFile
@@ -76,6 +77,33 @@ async def test_a_key_in_the_query_is_accepted_and_removed_from_the_query(keys: K
             assert refused.json().keys() == {"error"}
     async with client_of(api_of(keys)) as client:  # a protocol without keys in the query
         assert (await client.post("/echo", params={"api_key": key})).status_code == 401
+
+
+async def test_the_name_of_a_key_in_the_query_may_have_escapes(keys: Keys) -> None:
+    key = text_of(keys.add("dock", "detect"))
+    async with client_of(api_of(keys, "query")) as client:
+        accepted = await client.post(f"/echo?%61pi%5Fkey={key}&a=%C3%A4")
+        assert accepted.json() == {"name": "dock", "query": "a=%C3%A4", "size": 0}
+
+
+@pytest.mark.parametrize(
+    ("path", "places"), [("/nothing", ["query"]), ("/nothing", []), ("/echo", ["form"]), ("/echo", [])]
+)
+@pytest.mark.parametrize("name", ["api_key", "api%5Fkey"])
+async def test_a_key_in_a_query_that_may_have_none_is_removed_too(
+    keys: Keys, path: str, places: list[KeyPlace], name: str
+) -> None:
+    api, seen = api_of(keys, *places), []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await api(scope, receive, send)
+        seen.append(scope["query_string"])
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        refused = await client.post(f"{path}?a=1&{name}=sl_secret")
+    assert refused.status_code in {401, 404}
+    assert "secret" not in refused.text
+    assert seen == [b"a=1&api_key="]
 
 
 async def test_the_password_of_basic_authentication_may_be_a_key(keys: Keys) -> None:
