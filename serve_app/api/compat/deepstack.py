@@ -10,7 +10,7 @@ from fastapi import Request
 from serve_app import __version__
 from serve_app.api.access.permissions import Router
 from serve_app.api.access.protocols import Protocol
-from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures, checked_number
+from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures, checked_count, checked_number
 from serve_app.compat_args import DeepStackArgs
 from serve_app.errors import InvalidParameter, Malformed, ServeAppError
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, Json
@@ -86,7 +86,7 @@ def _params(model: str, fields: dict[str, str], query: dict[str, str]) -> Detect
     return DetectParams(
         model,
         max(checked_number("min_confidence", confidence, 0, 1), MIN_CONFIDENCE) if confidence else _USUAL_CONFIDENCE,
-        max_detections=int(checked_number("max_detections", wanted, 1, _MAX_DETECTIONS)) if wanted else usual,
+        max_detections=checked_count("max_detections", wanted, 1, _MAX_DETECTIONS) if wanted else usual,
         classes=(classes,) if classes else (),
         classes_may_be_lists=True,
     )

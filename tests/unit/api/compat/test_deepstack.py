@@ -83,6 +83,13 @@ async def test_the_query_of_frigates_url_may_have_settings() -> None:
     assert crowd.asked.params.classes == ("cat,dog",)
 
 
+@pytest.mark.parametrize("count", ["2.9", "0", "3001", "many"])
+async def test_max_detections_must_be_a_whole_number(client: httpx.AsyncClient, count: str) -> None:
+    refused = await client.post(f"{DETECTION}?max_detections={count}", files={"image": b"1"})
+    assert (refused.status_code, refused.json()["success"]) == (400, False)
+    assert refused.json()["error"] == "max_detections: send a whole number from 1 to 3000"
+
+
 async def test_a_client_that_sends_a_confidence_gets_as_many_objects_as_the_model_finds() -> None:
     crowd = Crowd()
     async with client_of(build(crowd)) as client:
