@@ -9,7 +9,8 @@ from pydantic import field_validator
 from serve_app.network.address_guard import Network, networks_in
 from serve_app.sections import Section, section_field
 
-_ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
+_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?")
+_PORTS = {"http": 80, "https": 443}
 
 
 class ProtocolArgs(Section):
@@ -80,15 +81,28 @@ class CorsArgs(Section):
     @field_validator("origins")
     @classmethod
     def _are_origins(cls, value: str | None) -> str | None:
-        for origin in _parts(value):
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is not an origin; list each as https://app.example, without a path")
+        _origins(value)
         return value
 
     def allowed(self) -> frozenset[str]:
-        """Return the origins in ``origins``."""
-        return frozenset(_parts(self.origins))
+        """Return the origins in ``origins``, as browsers send them."""
+        return frozenset(_origins(self.origins))
 
 
-def _parts(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _origins(text: str | None) -> list[str]:
+    return [_origin(part.strip()) for part in (text or "").split(",") if part.strip()]
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it: in lower case, without a final slash, and without the scheme's own port.
+
+    Raise ValueError if the text is not an origin.
+    """
+    found = _ORIGIN.fullmatch(text.lower())
+    port = int(found[3] or _PORTS[found[1]]) if found else 0
+    if not found or not 0 < port < 2**16:
+        raise ValueError(
+            f"{text!r} is not an origin; list each as https://app.example, without a path, and with an international "
+            "name in its ASCII form (xn--…)"
+        )
+    return f"{found[1]}://{found[2]}{'' if port == _PORTS[found[1]] else f':{port}'}"

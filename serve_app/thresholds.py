@@ -10,7 +10,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapSerializer, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapSerializer,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 OTHERS: Final = "*"  # stands for the classes that are not named
@@ -66,8 +74,14 @@ def parse(text: str) -> dict[str, str]:
 
 
 def to_text(value: float | str | Mapping[str, float]) -> str:
-    """Return thresholds as a query has them: the reverse of ``parse``."""
-    return ",".join(f"{name}:{each}" for name, each in value.items()) if isinstance(value, Mapping) else str(value)
+    """Return thresholds as a query has them: the reverse of ``parse``. Raise ValueError if a query cannot have them."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    text = ",".join(f"{name}:{each}" for name, each in value.items())
+    sent = parse(text)
+    if lost := [str(name) for name in value if str(name) not in sent]:
+        raise ValueError(f"confidence: the label {_quoted(lost[0])} cannot be sent in a query; use its class id")
+    return text
 
 
 def _is_number(text: str) -> bool:
@@ -91,6 +105,12 @@ def _validate(value: Any, handler: ValidatorFunctionWrapHandler) -> float | dict
             value = parse(value)
         except ValueError as exc:
             raise PydanticCustomError("thresholds", "{reason}", {"reason": str(exc)}) from None
+    if isinstance(value, str) and not _is_number(value.replace("_", "")):
+        raise PydanticCustomError(
+            "thresholds",
+            "{value} is neither a number nor a number for each class; write it as 0.5 or person:0.5",
+            {"value": _quoted(value)},
+        )
     if not isinstance(value, Mapping):
         checked: float = handler(value)
         return checked
@@ -122,8 +142,20 @@ def _threshold(name: Any, value: Any) -> float:
     return threshold
 
 
+def _without_ids(value: float | dict[str, float]) -> float | dict[str, float]:
+    for name in value if isinstance(value, dict) else ():
+        if name.isdecimal():
+            raise PydanticCustomError(
+                "thresholds",
+                "{name} is a class id, and only labels are possible here; use the label",
+                {"name": name[:64]},
+            )
+    return value
+
+
 if TYPE_CHECKING:
     Confidence: TypeAlias = float | dict[str, float]
+    LabelConfidence: TypeAlias = Confidence
 else:
     Confidence = Annotated[
         float,
@@ -133,3 +165,4 @@ else:
         WrapSerializer(lambda value, handler: value if isinstance(value, dict) else handler(value)),
         WithJsonSchema(_SCHEMA),
     ]
+    LabelConfidence = Annotated[Confidence, AfterValidator(_without_ids)]  # for a place that knows only labels

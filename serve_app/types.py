@@ -238,9 +238,13 @@ class DetectParams:
         """
         defaults = model.defaults
         known = _known_ids("classes", model, self.classes, self.classes_may_be_lists)
-        thresholds = dict(defaults.class_confidence) if self.confidence is None else {}
+        own: dict[int, float] = {}
         for name, threshold in self.class_confidence:
-            thresholds |= dict.fromkeys(_known_ids("confidence", model, (name,)), threshold)
+            ids = _known_ids("confidence", model, (name,))
+            if not own.keys().isdisjoint(ids):
+                raise InvalidParameter(f"confidence: the class of {name[:64]!r} has two thresholds; give it one")
+            own |= dict.fromkeys(ids, threshold)
+        thresholds = own if self.confidence is not None else dict(defaults.class_confidence) | own
         return DetectOptions(
             confidence=defaults.confidence if self.confidence is None else self.confidence,
             iou=defaults.iou if self.iou is None else self.iou,

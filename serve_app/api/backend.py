@@ -83,11 +83,12 @@ class Backend(Protocol):
 
     async def infer(
         self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
-    ) -> NDArray[np.float32]:
-        """Return the tensor of a model for one model input: see ``models.tasks.tensors``.
+    ) -> tuple[NDArray[np.float32], str]:
+        """Return the tensor of a model for one model input, and the version of the model's weights.
 
-        ``planes``: red, green and blue from 0 to 1, ``(3, height, width)``. Raise InvalidParameter if the model does
-        not take this shape or these numbers, and ServeAppError if the input cannot be processed.
+        The tensor is described in ``models.tasks.tensors``. ``planes``: red, green and blue from 0 to 1,
+        ``(3, height, width)``. Raise InvalidParameter if the model does not take this shape or these numbers, and
+        ServeAppError if the input cannot be processed.
         """
 
     async def detect_video(self, request: VideoRequest) -> list[Answer]:

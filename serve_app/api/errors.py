@@ -76,7 +76,9 @@ def register(api: FastAPI, metrics: Metrics) -> None:
         """Respond to Starlette's errors, such as an unknown route, a wrong method or a body that is not text."""
         headers = exc.headers or {}
         if exc.status_code == 404:
-            error: ServeAppError = NotFound("no such route; /docs lists the routes")
+            protocol: Protocol | None = request.scope["state"]["protocol"]
+            advice = f"{protocol.lacks} are not supported" if protocol else "/docs lists the routes"
+            error: ServeAppError = NotFound(f"no such route; {advice}")
         elif exc.status_code == 405:
             error = Malformed(
                 f"{request.method} is not supported by this route; use {headers.get('Allow', 'another method')}"

@@ -134,8 +134,8 @@ class Ingress:
 
     async def infer(
         self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
-    ) -> NDArray[np.float32]:
-        """Return the tensor for one model input: see ``Backend.infer``."""
+    ) -> tuple[NDArray[np.float32], str]:
+        """Return the tensor for one model input, and the version of the weights: see ``Backend.infer``."""
         with self._throttled(tenant, model):
             return await self._tensors.infer(model, planes, tenant=tenant, time_left_s=time_left_s)
 

@@ -16,6 +16,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.local import require_keys
+from serve_app.api.compat.names import ModelNames
 from serve_app.config import AccessArgs, AppArgs, DetectorArgs, parse_args
 from serve_app.deployments.autoscaling import TargetUtilisation
 from serve_app.deployments.folders import check_collection, check_folders
@@ -107,6 +108,7 @@ def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorA
         if application["import_path"] == IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             open_webhook(args.drift, args.outbound.guard())  # raises ConfigError
+            ModelNames(args)  # raises ConfigError
             if args.telemetry.cloudwatch:
                 open_outlet(args.telemetry.cloudwatch)  # raises ConfigError, and connects to nothing
             deployments = {one["name"]: one for one in application.get("deployments", [])}

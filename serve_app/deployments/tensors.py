@@ -36,16 +36,16 @@ class Tensors:
 
     async def infer(
         self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
-    ) -> NDArray[np.float32]:
-        """Return the tensor for one model input: see ``Backend.infer``."""
+    ) -> tuple[NDArray[np.float32], str]:
+        """Return the tensor for one model input, and the version of the weights: see ``Backend.infer``."""
         queue, expires_at_s = self._queues[model], time.monotonic() + time_left_s
         work = partial(self._infer, queue.detector, planes, tenant, expires_at_s)
-        tensor, _ = await queue.run(work, tenant=tenant, expires_at_s=expires_at_s)
-        return tensor
+        answer, _ = await queue.run(work, tenant=tenant, expires_at_s=expires_at_s)
+        return answer
 
     async def _infer(
         self, detector: DetectorClient, planes: NDArray[np.floating], tenant: str, expires_at_s: float
-    ) -> NDArray[np.float32]:
+    ) -> tuple[NDArray[np.float32], str]:
         model = _checked(await detector.model(expires_at_s - time.monotonic()))
         shape = InputShape(*planes.shape[1:])
         if shape not in model.shapes:
@@ -55,7 +55,9 @@ class Tensors:
             )
         with detector.pool.lease() as slot:
             await self._threads.run(lambda: write_model_input(planes, slot.frame(shape)))
-            return await detector.infer(slot, shape, model, time_left_s=expires_at_s - time.monotonic(), tenant=tenant)
+            left_s = expires_at_s - time.monotonic()
+            tensor = await detector.infer(slot, shape, model, time_left_s=left_s, tenant=tenant)
+        return tensor, model.engine.version
 
     def close(self) -> None:
         """Stop the threads, and free the memory of the slots."""

@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from serve_app.errors import Unavailable
+from serve_app.video.timestamps import Timestamps
 
 _TIMEOUT_S = 5.0  # for each network operation
 _TIME_BASE = Fraction(1, 90_000)  # that of RTP
@@ -45,6 +46,7 @@ class _Publication:
         options = {"rtsp_transport": "tcp", "timeout": str(round(_TIMEOUT_S * 1e6))}
         self.channel = channel
         self._container: Any = av.open(channel.url, "w", format="rtsp", options=options)
+        self._times = Timestamps(channel.max_fps)  # a wall clock that is set costs one frame interval
         self._last_pts = -1
         try:
             encoder = _encoder_for(channel)
@@ -61,8 +63,8 @@ class _Publication:
         frame: Any = av.VideoFrame.from_ndarray(
             np.frombuffer(data, np.uint8).reshape(rows, self.channel.width_px), format="yuv420p"
         )
-        # Timestamps must increase, even if the wall clock was set back.
-        self._last_pts = frame.pts = max(self._last_pts + 1, round(time_s / _TIME_BASE))
+        # Timestamps must increase.
+        self._last_pts = frame.pts = max(self._last_pts + 1, round(self._times.elapsed_s(time_s) / _TIME_BASE))
         frame.time_base = _TIME_BASE
         self._container.mux(self._stream.encode(frame))
 
@@ -77,7 +79,7 @@ _publication: _Publication | None = None  # that of this process
 def publish(channel: Channel, data: bytes, time_s: float) -> None:
     """Publish a frame. Connect first if no frame was published to the channel, or if the connection has failed.
 
-    ``data``: the frame as planes of Y, U and V (I420). ``time_s``: the frame's time, which should increase. Raise
+    ``data``: the frame as planes of Y, U and V (I420). ``time_s``: the wall clock's time of the frame. Raise
     Unavailable if the server cannot be reached or refuses the video. The error contains no credentials.
     """
     global _publication

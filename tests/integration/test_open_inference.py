@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -293,16 +294,39 @@ def test_other_tasks_track_over_http_as_with_the_file(tasks: Service, task: str,
         assert len(seen["ids"]) >= 3
 
 
+def write_squares(folder: Path) -> Path:
+    """Write a data set of 20 images for the squares model. Return the YAML file that describes it."""
+    rng = np.random.default_rng(7)
+    for part in ("images", "labels"):
+        (folder / part / "val").mkdir(parents=True)
+    for number in range(20):
+        drawn = squares.random_squares(rng, 6)
+        cv2.imwrite(str(folder / f"images/val/{number}.png"), squares.picture(drawn))
+        side = squares.SIDE_PX / squares.SIZE_PX
+        centres = (
+            (squares.LABELS.index(one.label), one.box[0] / squares.SIZE_PX, one.box[1] / squares.SIZE_PX)
+            for one in drawn
+        )
+        lines = [f"{label} {left + side / 2} {top + side / 2} {side} {side}\n" for label, left, top in centres]
+        (folder / f"labels/val/{number}.txt").write_text("".join(lines))
+    names = "".join(f"  {number}: {label}\n" for number, label in enumerate(squares.LABELS))
+    (folder / "data.yaml").write_text(f"path: {folder}\ntrain: images/val\nval: images/val\nnames:\n{names}")
+    return folder / "data.yaml"
+
+
 @pytest.mark.only_with_clients
-@pytest.mark.parametrize("task", ["classify", "obb", "pose"])
+@pytest.mark.parametrize("task", ["classify", "detect", "obb", "pose"])
 def test_a_validation_over_http_scores_as_with_the_file(tasks: Service, task: str, tmp_path: Path) -> None:
     images = shapes.portraits(20) if task == "classify" else shapes.scenes(20)
-    if task == "classify":
+    if task == "detect":
+        data = write_squares(tmp_path)
+    elif task == "classify":
         data = tmp_path / "data"
         for split in ("train", "val"):  # Ultralytics takes the names of the classes from the folders of "train"
             write_portraits(data / split, images)
     else:
         write_split(tmp_path, "val", task, images)
         data = describe(tmp_path, task)
-    (seen,) = task_answers(tasks, "val", task, data, tmp_path)
+    answers = squares_answers if task == "detect" else partial(task_answers, task=task)
+    (seen,) = answers(tasks, mode="val", source=data, folder=tmp_path)
     assert seen["scores"]["metrics/accuracy_top1" if task == "classify" else "metrics/mAP50(B)"] > 0.8

@@ -115,14 +115,14 @@ class FakeBackend:
 
     async def infer(
         self, model: str, planes: NDArray[np.floating], *, tenant: str, time_left_s: float
-    ) -> NDArray[np.float32]:
+    ) -> tuple[NDArray[np.float32], str]:
         """Return a tensor of as many candidates as the image has rows. All its numbers are that of its first pixel."""
         self.models_asked.append(model)
         self.tenants.append(tenant)
         self.shapes.append(planes.shape)
         if self.failure:
             raise self.failure
-        return np.full((6, planes.shape[1]), planes[0, 0, 0], np.float32)
+        return np.full((6, planes.shape[1]), planes[0, 0, 0], np.float32), MODEL.engine.version
 
     async def detect_video(self, request: VideoRequest) -> list[Answer]:
         """Answer each byte of the video as if it were a frame."""

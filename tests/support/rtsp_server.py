@@ -19,6 +19,7 @@ class RtspServer:
         self.announced: list[str] = []  # the headers of each announcement
         self.ended = 0  # the publications that their clients have ended properly
         self.frames = 0  # packets with the mark that RTP sets on the last packet of a frame
+        self.timestamps: list[int] = []  # of RTP, one for each frame, in units of 1/90,000 s
         self._status = status
         self._silent = silent
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -63,7 +64,9 @@ class RtspServer:
     def _take_packet(self, received: BinaryIO) -> None:
         channel, size = received.read(1), int.from_bytes(received.read(2), "big")
         packet = received.read(size)
-        self.frames += channel == b"\0" and packet[1] >> 7
+        if channel == b"\0" and packet[1] >> 7:
+            self.frames += 1
+            self.timestamps.append(int.from_bytes(packet[4:8], "big"))
 
     def _answer(self, connection: socket.socket, request: bytes, received: BinaryIO) -> bool:
         method, lines = request.split()[0].decode(), []

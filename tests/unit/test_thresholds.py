@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,10 @@ def test_the_defaults_of_a_detector_apply_to_classes_that_a_request_does_not_nam
         ({}, "no class is named; name at least one, such as person, or *"),
         ("0_1", "a number must not contain underscores"),
         ("person:0.6, ", "'' does not end in a colon and a number; write it as person:0.6"),
+        ("person", "'person' is neither a number nor a number for each class; write it as 0.5 or person:0.5"),
+        ("a_b", "'a_b' is neither a number nor a number for each class; write it as 0.5 or person:0.5"),
+        ("0.5,0.6", "'0.5,0.6' is neither a number nor a number for each class; write it as 0.5 or person:0.5"),
+        ("", "'' is neither a number nor a number for each class; write it as 0.5 or person:0.5"),
         (True, "a threshold must be a number; use a number from 0.01 to 1"),
         (0, "Input should be greater than or equal to 0.01"),
         ([0.5], "Input should be a valid number"),
@@ -107,6 +112,31 @@ def test_a_class_that_the_model_lacks_is_named() -> None:
         "detect.confidence: the model fake has no class 'bicycle'; correct it, or set detect.confidence in the "
         "user_config of this model's Detector"
     )
+
+
+@pytest.mark.parametrize("by_class", ["person:0.6,0:0.5", "0:0.6,person:0.6"])
+def test_a_class_that_is_given_by_its_label_and_by_its_id_is_refused(by_class: str) -> None:
+    second = by_class.split(",")[1].split(":")[0]
+    problem = f"confidence: the class of '{second}' has two thresholds"
+    with pytest.raises(InvalidParameter, match=f"^{problem}; give it one"):
+        options(by_class)
+    with pytest.raises(ConfigError, match=rf"^detect\.{problem}; correct it"):
+        model(confidence=by_class)
+
+
+def test_an_id_that_is_also_a_label_is_no_second_name() -> None:
+    digits = replace(ENGINE, labels=("1", "0"))
+    params = DetectSettings(confidence="0:0.6,1:0.5").to_params()
+    assert dict(params.to_options(ModelInfo(digits, "1", DetectOptions(0.5, 0.7, 300))).class_confidence) == {
+        1: 0.6,
+        0: 0.5,
+    }
+
+
+@pytest.mark.parametrize("label", ["a:0.5,b", " a", "a:0.5,", ",b"])
+def test_a_label_that_a_query_cannot_have_is_refused(label: str) -> None:
+    with pytest.raises(ValueError, match="cannot be sent in a query; use its class id"):
+        to_text({"car": 0.4, label: 0.6})
 
 
 def test_the_settings_take_thresholds_from_the_yaml_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,26 +8,30 @@ import binascii
 import re
 from itertools import islice
 from urllib.parse import parse_qsl, urlencode
+from weakref import WeakValueDictionary
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Message, Receive, Scope
 
-from serve_app.api.access.protocols import KeyPlace, Protocol
+from serve_app.api.access.protocols import KeyPlace, Protocol, address_of
 from serve_app.api.bodies import json_body_bytes, read_body
 from serve_app.api.multipart import TooManyParts, split
 from serve_app.config import LimitArgs
-from serve_app.errors import DeadlineExceeded, TooLarge, Unauthorized
+from serve_app.errors import DeadlineExceeded, Overloaded, TooLarge, Unauthorized
 from serve_app.overload.limits import ConcurrencyLimit
 
 _NAME = "api_key"
 _MAX_BODIES = 4  # bodies that are read at the same time before their keys are known
-_MAX_WAITING = 64  # requests whose bodies are read or wait to be read
-_TIMEOUT_S = 10.0
+_MAX_BODIES_OF_ADDRESS = 2  # of these, the bodies of one client, so that it cannot keep all others waiting
+_MAX_WAITING = 64  # requests whose bodies are read or wait to be read; half of them may be of one client
+_WAIT_TIMEOUT_S = 10.0  # until the server begins to read a body
+_TIMEOUT_S = 10.0  # from then on, until the body is complete
 _MAX_PARTS = 64
 _MAX_KEY_CHARS = 512
 # We search the JSON instead of parsing it, because a client without a key must not make us build large objects.
 _IN_JSON = re.compile(rb'"api_key"\s*:\s*"([^"\\]{1,512})"')
+_ADVICE = "retry later, or send the key in the header Authorization: Bearer KEY"
 _NO_KEYS = {"", "None", "null"}  # some clients send the text None if they have no key
 _WORDS: dict[KeyPlace, str] = {
     "basic": "as the password of HTTP Basic authentication",
@@ -38,12 +42,21 @@ _WORDS: dict[KeyPlace, str] = {
 
 
 def take_from_query(scope: Scope, protocol: Protocol | None) -> str:
-    """Return the API key in the query, and remove it from there, so that nothing that logs the query can show it."""
-    if protocol is None or "query" not in protocol.key_places or b"api_key" not in scope["query_string"]:
+    """Return the API key in the query, and remove it from there, so that nothing that logs the query can show it.
+
+    If the key may not be in the query, return an empty string, and leave only the parameter's name for the error.
+    """
+    query: bytes = scope["query_string"]
+    if _NAME.encode() not in query and b"%" not in query:
         return ""
-    items = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=None)
-    scope["query_string"] = urlencode([(name, value) for name, value in items if name != _NAME]).encode()
-    return next((value for name, value in items if name == _NAME and value not in _NO_KEYS), "")
+    items = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=None)
+    keys = [value for name, value in items if name == _NAME]
+    if not keys:
+        return ""
+    others = [(name, value) for name, value in items if name != _NAME]
+    may_have_key = protocol is not None and "query" in protocol.key_places
+    scope["query_string"] = urlencode(others if may_have_key else [*others, (_NAME, "")]).encode()
+    return next((key for key in keys if may_have_key and key not in _NO_KEYS), "")
 
 
 def in_header(request: HTTPConnection, protocol: Protocol | None) -> str:
@@ -66,6 +79,14 @@ def missing(protocol: Protocol | None) -> Unauthorized:
     return Unauthorized(f"this request needs an API key; send it {ways}")
 
 
+class _Line:
+    """The requests of one address that wait, and the bodies of these requests that are read."""
+
+    def __init__(self) -> None:
+        self.waiting = _limit_on_waiting(_MAX_WAITING // 2)
+        self.reading = asyncio.Semaphore(_MAX_BODIES_OF_ADDRESS)
+
+
 class BodyKeys:
     """The reader of the bodies that contain API keys. Such a body is read before its sender is known.
 
@@ -75,32 +96,44 @@ class BodyKeys:
     def __init__(self, limits: LimitArgs) -> None:
         self._limits = limits
         self._reading = asyncio.Semaphore(_MAX_BODIES)
-        refusal = (
-            f"{_MAX_WAITING} requests with an API key in the body wait to be read, which is the limit; retry later, or "
-            "send the key in the header Authorization: Bearer KEY"
-        )
-        self._waiting = ConcurrencyLimit(_MAX_WAITING, "bodies_with_keys", refusal)
+        self._waiting = _limit_on_waiting(_MAX_WAITING)
+        self._lines: WeakValueDictionary[str, _Line] = WeakValueDictionary()  # by address; kept by their requests
 
     async def read(self, request: Request, place: KeyPlace) -> str:
         """Return the API key in the body, or an empty string. The route reads the body again with ``replayed``.
 
-        Raise Overloaded if too many requests wait, DeadlineExceeded if the body is not complete within 10 s, and the
-        errors of ``read_body``.
+        Raise Overloaded if too many requests wait or this one waits for more than 10 s, DeadlineExceeded if the body is
+        not complete within 10 s from then on, and the errors of ``read_body``.
         """
         limits = self._limits
         max_bytes = json_body_bytes(limits) if place == "json" else limits.max_body_mib * 2**20
-        with self._waiting.one():
+        line = self._lines.setdefault(address_of(request), _Line())
+        is_reading = False
+        with self._waiting.one(), line.waiting.one():
             try:
-                async with asyncio.timeout(_TIMEOUT_S), self._reading:
+                async with asyncio.timeout(_WAIT_TIMEOUT_S) as timeout, line.reading, self._reading:
+                    timeout.reschedule(asyncio.get_running_loop().time() + _TIMEOUT_S)
+                    is_reading = True
                     body = await read_body(request, max_bytes, "limits.max_body_mib")
                     key = await _in_form(request, body) if place == "form" else await asyncio.to_thread(_in_json, body)
             except TimeoutError as exc:
+                if not is_reading:
+                    raise Overloaded(
+                        f"bodies_with_keys: other requests with an API key in the body took {_WAIT_TIMEOUT_S:g} s; "
+                        f"{_ADVICE}",
+                        limit="bodies_with_keys",
+                    ) from exc
                 raise DeadlineExceeded(
                     f"the body with the API key was not complete within {_TIMEOUT_S:g} s; send it faster, or send the "
                     "key in the header Authorization: Bearer KEY"
                 ) from exc
         request.scope["state"]["body"] = body
         return key
+
+
+def _limit_on_waiting(count: int) -> ConcurrencyLimit:
+    refusal = f"{count} requests with an API key in the body wait to be read, which is the limit; {_ADVICE}"
+    return ConcurrencyLimit(count, "bodies_with_keys", refusal)
 
 
 def replayed(scope: Scope, receive: Receive) -> Receive:

@@ -21,6 +21,8 @@ from starlette.types import Scope
 from serve_app.api.access.keys import Permission, RoutePermission
 from serve_app.api.access.protocols import Protocol
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 
 class Router(APIRouter):
     """An APIRouter whose routes all need the same permission, or no API key if the permission is None.
@@ -71,15 +73,19 @@ class RouteTable:
 
     def __init__(self, routers: Iterable[Router]) -> None:
         """Collect the routes of ``routers``. The application must include the routers in the same order."""
+        routers = tuple(routers)
         self.routes = tuple(_access_to(route, router) for router in routers for route in router.routes)
         self._http = tuple(route for route in self.routes if route.methods)
         self._websocket = tuple(route for route in self.routes if not route.methods)
+        protocols = dict.fromkeys(router.protocol for router in routers)
+        self._unknown = tuple(_access_to_unknown(one) for one in protocols if one and one.prefixes)
 
     def find(self, scope: Scope) -> RouteAccess | None:
         """Return the route that Starlette will choose, or None if no route matches the path.
 
         Starlette chooses the first route that matches the path and the method. If no route matches both, it chooses the
-        first route that matches the path, and that route responds 405.
+        first route that matches the path, and that route responds 405. If no route matches a path below the prefixes of
+        another server's protocol, return the access rules of such paths, so that the 404 has the protocol's form.
         """
         path = get_route_path(scope)
         is_http = scope["type"] == "http"
@@ -93,6 +99,8 @@ class RouteTable:
             if not is_http or scope["method"] in route.methods:
                 return route
             other_method = other_method or route
+        if other_method is None and is_http:
+            return next((unknown for unknown in self._unknown if unknown.pattern.match(path)), None)
         return other_method
 
 
@@ -105,3 +113,9 @@ def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
         raise TypeError(f"{route!r}: a Router may have only WebSocket routes, and HTTP routes that list their methods")
     rules = router.permission, router.reads_own_body, router.protocol
     return RouteAccess(route.path, route.path_regex, methods, *rules)
+
+
+def _access_to_unknown(protocol: Protocol) -> RouteAccess:
+    """Return the access rules for the paths of a protocol that no route matches."""
+    pattern = re.compile(f"(?:{'|'.join(protocol.prefixes)})(?:/|$)")
+    return RouteAccess("", pattern, _METHODS, "detect", reads_own_body=True, protocol=protocol)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
@@ -17,6 +19,7 @@ from serve_app.types import Json
 # Basic authentication. The other places are the parameter ``api_key`` of the query, the field ``api_key`` of a
 # multipart form, and the field ``api_key`` of a JSON object.
 KeyPlace = Literal["basic", "query", "form", "json"]
+_BEHIND_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"  # Ray's flag, which configs/serve.env sets
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Protocol:
     error: Callable[[ServeAppError, str], tuple[int, Json]]
     key_places: frozenset[KeyPlace] = frozenset()
     allow_from: tuple[Network, ...] = ()  # if API keys are configured, clients in these networks need none
+    prefixes: tuple[str, ...] = ()  # of the protocol's paths, such as /v2; unknown paths below them also belong to it
+    lacks: str = ""  # what the protocol has and this server lacks, for the error of an unknown path
 
     @property
     def body_place(self) -> KeyPlace | None:
@@ -39,7 +44,7 @@ class Protocol:
 
         Our HAProxy adds its client's address to the header ``X-Forwarded-For``, and so do other proxies. All of these
         addresses must be in ``allow_from``, because a client can send the header, too. The connection itself may come
-        from this machine if there is a header, because HAProxy then made the connection.
+        from this machine only if HAProxy is enabled, which then made the connection and added the header.
         """
         if not self.allow_from:
             return False
@@ -49,9 +54,19 @@ class Protocol:
             peer = _address(request.client.host if request.client else "")
         except ValueError:
             return False
-        if not (addresses and peer.is_loopback):
+        if not (_BEHIND_HAPROXY and addresses and peer.is_loopback):
             addresses.append(peer)
         return all(any(address in network for network in self.allow_from) for address in addresses)
+
+
+def address_of(request: HTTPConnection) -> str:
+    """Return the address of the client, which may be a proxy. If HAProxy is enabled, it has added the address."""
+    peer = request.client.host if request.client else ""
+    forwarded = request.headers.getlist("x-forwarded-for")
+    if _BEHIND_HAPROXY and forwarded:
+        with suppress(ValueError):
+            return forwarded[-1].rpartition(",")[2].strip() if _address(peer).is_loopback else peer
+    return peer
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

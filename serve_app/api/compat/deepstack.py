@@ -10,9 +10,9 @@ from fastapi import Request
 from serve_app import __version__
 from serve_app.api.access.permissions import Router
 from serve_app.api.access.protocols import Protocol
-from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures, checked_number
+from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures, checked_count, checked_number
 from serve_app.compat_args import DeepStackArgs
-from serve_app.errors import Malformed, ServeAppError
+from serve_app.errors import InvalidParameter, Malformed, ServeAppError
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, Json
 
 _USUAL_CONFIDENCE = 0.4  # of CodeProject.AI, and what Frigate's detector counts as a detection
@@ -24,7 +24,8 @@ _KEPT_STATUSES = {401, 403, 404, 429, 503, 504}  # DeepStack has 400 for every o
 
 def routers(pictures: Pictures, args: DeepStackArgs) -> tuple[Router, ...]:
     """Return the list of models, the routes that detect, and those that only say that the server runs."""
-    protocol = Protocol("deepstack", _error, frozenset({"form"}), args.networks())
+    lacks = "faces, scenes and licence plates"
+    protocol = Protocol("deepstack", _error, frozenset({"form"}), args.networks(), ("/v1",), lacks)
     options: dict[str, Any] = {"protocol": protocol, "include_in_schema": False}
     routes = Router(permission="detect", reads_own_body=True, **options)
     lists = Router(permission="detect", **options)
@@ -50,6 +51,11 @@ def routers(pictures: Pictures, args: DeepStackArgs) -> tuple[Router, ...]:
                 raise Malformed("the form needs one image, as a part named 'image'")
             params = _params(model, form.fields, dict(request.query_params))
             [answer] = await pictures.detect(request, form.pictures, params, expires_at_s, annotate=False)
+        if answer.detections.classes is not None:
+            raise InvalidParameter(
+                f"the model {answer.model} classifies whole images and finds no objects; name a model that detects, as "
+                "in /v1/vision/custom/MODEL, or use POST /detect"
+            )
         return _answer(answer, command, time.monotonic() - started_at_s)
 
     @state.api_route("/v1/status/ping", methods=["GET", "HEAD"])
@@ -80,7 +86,7 @@ def _params(model: str, fields: dict[str, str], query: dict[str, str]) -> Detect
     return DetectParams(
         model,
         max(checked_number("min_confidence", confidence, 0, 1), MIN_CONFIDENCE) if confidence else _USUAL_CONFIDENCE,
-        max_detections=int(checked_number("max_detections", wanted, 1, _MAX_DETECTIONS)) if wanted else usual,
+        max_detections=checked_count("max_detections", wanted, 1, _MAX_DETECTIONS) if wanted else usual,
         classes=(classes,) if classes else (),
         classes_may_be_lists=True,
     )

@@ -28,33 +28,23 @@ from serve_app.api.compat.open_inference_models import VERSION, Served, config_o
 from serve_app.api.compat.pictures import Pictures
 from serve_app.api.errors import request_id
 from serve_app.compat_args import OpenInferenceArgs
-from serve_app.errors import NotFound, ServeAppError, Unavailable
+from serve_app.errors import InvalidParameter, ServeAppError, Unavailable
 from serve_app.schemas.detect import DetectResponse
 from serve_app.types import EngineInfo, Json
 
 _MAX_CONCURRENT_INPUTS = 8  # per request, as in POST /detect
 _EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 _READY_STATES = {"ready", "changing", "asleep"}  # the next request loads a model that is asleep
+_LACKS = "shared memory, tracing, logging, statistics and loading of models"
 # The protocol's own parameters of a request. All others are parameters of POST /detect.
 _OWN_PARAMETERS = {"binary_data_output", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout"}
-# Requests that Triton answers and we refuse. Clients need the refusal in the form of this protocol.
-_REFUSED = (
-    "/v2/cudasharedmemory/{other:path}",
-    "/v2/logging",
-    "/v2/models/{model}/stats",
-    "/v2/models/{model}/trace/setting",
-    "/v2/repository/models/{model}/load",
-    "/v2/repository/models/{model}/unload",
-    "/v2/systemsharedmemory/{other:path}",
-    "/v2/trace/setting",
-)
 
 T = TypeVar("T")
 
 
 def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tuple[Router, ...]:
-    """Return the route for inference, those that describe the server and its models, and the refusal of all others."""
-    protocol = Protocol("open_inference", _error, frozenset({"basic"}), args.networks())
+    """Return the routes for inference, and those that describe the server and its models."""
+    protocol = Protocol("open_inference", _error, frozenset({"basic"}), args.networks(), ("/v2",), _LACKS)
     options: dict[str, Any] = {"permission": "detect", "protocol": protocol, "include_in_schema": False}
     inference = Router(reads_own_body=True, **options)
     descriptions = Router(**options)
@@ -78,7 +68,7 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
         pictures.check_count(len(batch))
         slots, tenant = asyncio.Semaphore(_MAX_CONCURRENT_INPUTS), tenant_of(request)
 
-        async def compute_one(planes: NDArray[np.floating]) -> NDArray[np.float32] | ServeAppError:
+        async def compute_one(planes: NDArray[np.floating]) -> tuple[NDArray[np.float32], str] | ServeAppError:
             async with slots:
                 left_s = expires_at_s - time.monotonic()
                 try:
@@ -87,10 +77,14 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
                     return exc
 
         tensors: list[NDArray[np.float32]] = []
-        for tensor in await asyncio.gather(*map(compute_one, batch)):
-            if isinstance(tensor, ServeAppError):
-                raise tensor
-            tensors.append(tensor)
+        versions: set[str] = set()
+        for computed in await asyncio.gather(*map(compute_one, batch)):
+            if isinstance(computed, ServeAppError):
+                raise computed
+            tensors.append(computed[0])
+            versions.add(computed[1])
+        if len(versions) > 1:
+            raise Unavailable("the model was changed during the request; retry the request")
         return wire.floats(one.output, _stacked(tensors), binary=asked.wants_binary(one.output))
 
     async def detect(request: Request, one: Served, asked: wire.Request, expires_at_s: float) -> tuple[Json, bytes]:
@@ -98,7 +92,10 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
         encoded = wire.read_elements(asked, one.input)
         pictures.check_count(len(encoded))
         settings = [(name, str(value)) for name, value in asked.json.parameters.items() if name not in _OWN_PARAMETERS]
-        params = replace(parameters.parse(settings).to_params(), model=one.model)
+        query = parameters.parse(settings)
+        if "model" in query.model_fields_set and find(names, query.model, VERSION).model != one.model:
+            raise InvalidParameter(f"model: the path names another model, {one.name}; leave this parameter out")
+        params = replace(query.to_params(), model=one.model)
         answers = await pictures.detect(request, encoded, params, expires_at_s, annotate=False)
         identity = request_id(request)
         found = [DetectResponse.from_answer(answer, identity).model_dump_json() for answer in answers]
@@ -157,12 +154,6 @@ def routers(backend: Backend, pictures: Pictures, args: OpenInferenceArgs) -> tu
             for one in served(names)
         ]
 
-    async def refuse() -> None:
-        raise NotFound("shared memory, tracing, logging, statistics and loading of models are not supported")
-
-    for path in _REFUSED:
-        descriptions.add_api_route(path, refuse, methods=["GET", "HEAD", "POST"])
-
     async def describe(request: Request, one: Served) -> EngineInfo | None:
         """Return the model, or None if its input is encoded images, whose description does not depend on the model."""
         if one.takes_pictures:
@@ -182,12 +173,7 @@ def _error(error: ServeAppError, request_id: str) -> tuple[int, Json]:
 
 
 def _stacked(tensors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return the tensors of several images as one. Those with fewer candidates get zeros, whose confidence is 0.
-
-    Raise Unavailable if the tensors are those of different models.
-    """
-    if len({tensor.ndim for tensor in tensors}) > 1:
-        raise Unavailable("the model was changed during the request; retry the request")
+    """Return the tensors of several images as one. Those with fewer candidates get zeros, whose confidence is 0."""
     largest = [max(sides) for sides in zip(*(tensor.shape for tensor in tensors), strict=True)]
     batch = np.zeros((len(tensors), *largest), np.float32)
     for place, tensor in zip(batch, tensors, strict=True):

@@ -48,9 +48,9 @@ def find(names: ModelNames, name: str, version: str) -> Served:
     try:
         return Served(name, names.find(name), takes_pictures=False)
     except NotFound:
-        if not name.endswith(_IMAGE_SUFFIX):
+        if not name.lower().endswith(_IMAGE_SUFFIX):
             raise
-    return Served(name, names.find(name.removesuffix(_IMAGE_SUFFIX)), takes_pictures=True)
+    return Served(name, names.find(name[: -len(_IMAGE_SUFFIX)]), takes_pictures=True)
 
 
 def metadata_of(one: Served, info: EngineInfo | None) -> Json:

@@ -36,7 +36,7 @@ class Request:
         """Return whether the client wants the output as binary data."""
         default = self.json.parameters.get("binary_data_output", False)
         named = (one.parameters for one in self.json.outputs or () if one.name == output)
-        return bool(next(named, {}).get("binary_data", default))
+        return next(named, {}).get("binary_data", default) is True
 
 
 def read_request(body: bytes, json_length: str | None) -> Request:
@@ -147,12 +147,19 @@ def _only_input(request: Request, name: str) -> tuple[InputTensor, memoryview | 
 
 
 def check_outputs(request: Request, name: str) -> None:
-    """Raise InvalidParameter if the client asks for another output than ``name``, or for a classification."""
+    """Raise InvalidParameter if the client asks for another output than ``name``, or in a form that does not exist."""
+    _check_boolean(request.json.parameters, "binary_data_output")
     for one in request.json.outputs or ():
         if one.name != name:
             raise InvalidParameter(f"outputs: the model has one output, {name!r}; ask for it, or for no output by name")
         if one.parameters.get("classification"):
             raise InvalidParameter("outputs: the parameter classification is not supported; ask for the output itself")
+        _check_boolean(one.parameters, "binary_data")
+
+
+def _check_boolean(parameters: Json, name: str) -> None:
+    if not isinstance(parameters.get(name, False), bool):
+        raise InvalidParameter(f"{name}: the value is not a boolean; send true or false, without quotes")
 
 
 def floats(name: str, array: NDArray[np.float32], *, binary: bool) -> tuple[Json, bytes]:

@@ -186,10 +186,22 @@ def _is_video(part: Part) -> bool:
 
 def checked_number(name: str, text: str, lowest: float, highest: float) -> float:
     """Return the number in a parameter. Raise Malformed if it is not a number or is out of range."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = _number(text)
     if not lowest <= value <= highest:
         raise Malformed(f"{name}: send a number from {lowest:g} to {highest:g}")
     return value
+
+
+def checked_count(name: str, text: str, lowest: int, highest: int) -> int:
+    """Return the whole number in a parameter. Raise Malformed if it is not a whole number or is out of range."""
+    value = _number(text)
+    if not (lowest <= value <= highest and value.is_integer()):
+        raise Malformed(f"{name}: send a whole number from {lowest} to {highest}")
+    return int(value)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

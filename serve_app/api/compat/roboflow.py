@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve_app import __version__
 from serve_app.api.access.permissions import Router
-from serve_app.api.access.protocols import Protocol
+from serve_app.api.access.protocols import KeyPlace, Protocol
 from serve_app.api.bodies import check_json, json_body_bytes, read_body
 from serve_app.api.compat.pictures import MIN_CONFIDENCE, Pictures
 from serve_app.api.errors import request_id
@@ -35,6 +35,10 @@ _TYPES: dict[Task, str] = {
     "pose": "keypoint-detection",
     "classify": "classification",
 }
+_MAX_IMAGES = 256  # the highest number that the settings allow; a body has room for hundreds of thousands
+_IMAGE_FORM = (
+    f"send an object with the type base64 or url, and the value, or a list of up to {_MAX_IMAGES} such objects"
+)
 Body = TypeVar("Body", bound="_ModelRequest")
 _UUID = str(uuid.uuid5(uuid.NAMESPACE_DNS, "sightline"))  # all Ingress replicas are one server
 
@@ -53,8 +57,7 @@ class _ModelRequest(BaseModel):
 
 
 class _InferRequest(_ModelRequest):
-    # Stop at the highest number that the settings allow: a body has room for hundreds of thousands.
-    image: _Image | Annotated[list[_Image], Field(max_length=256, fail_fast=True)]
+    image: _Image | Annotated[list[_Image], Field(max_length=_MAX_IMAGES, fail_fast=True)]
     confidence: float | Literal["best", "default"] | None = Field(None)
     iou_threshold: float | None = Field(None, ge=0, le=1)
     max_detections: int | None = Field(None, ge=1)
@@ -79,7 +82,9 @@ class _InferRequest(_ModelRequest):
 
 def routers(pictures: Pictures) -> tuple[Router, ...]:
     """Return the list of models, the routes that read JSON, and the one that only describes the server."""
-    protocol = Protocol("roboflow", _error, frozenset({"query", "json"}))
+    prefixes = "/infer", "/model", "/workflows", "/inference_pipelines"
+    places: frozenset[KeyPlace] = frozenset({"query", "json"})
+    protocol = Protocol("roboflow", _error, places, prefixes=prefixes, lacks="workflows and stream routes")
     options: dict[str, Any] = {"protocol": protocol, "include_in_schema": False}
     lists = Router(permission="detect", **options)
     routes = Router(permission="detect", reads_own_body=True, **options)
@@ -151,7 +156,8 @@ def _parsed(kind: type[Body], body: bytes) -> Body:
         error = exc.errors(include_input=False)[0]
         if error["type"] == "json_invalid":
             raise Malformed("the body is not valid JSON") from None
-        raise InvalidParameter(f"{'.'.join(map(str, error['loc']))}: {error['msg']}") from None
+        name = str(error["loc"][0]) if error["loc"] else "the body"
+        raise InvalidParameter(f"{name}: {_IMAGE_FORM if name == 'image' else error['msg']}") from None
 
 
 def _entry(name: str, status: ModelStatus) -> Json:

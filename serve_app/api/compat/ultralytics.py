@@ -12,7 +12,7 @@ from fastapi import Request
 from serve_app.api.access.permissions import Router
 from serve_app.api.access.protocols import Protocol
 from serve_app.api.bodies import json_body_bytes, read_body
-from serve_app.api.compat.pictures import MIN_CONFIDENCE, Form, Pictures, checked_number
+from serve_app.api.compat.pictures import MIN_CONFIDENCE, Form, Pictures, checked_count, checked_number
 from serve_app.errors import Malformed, ServeAppError
 from serve_app.schemas.errors import ErrorResponse
 from serve_app.types import DEFAULT_MODEL, Answer, DetectParams, Json
@@ -26,7 +26,8 @@ _TRUE = {"true", "1", "yes", "on"}
 
 def routers(pictures: Pictures) -> tuple[Router, ...]:
     """Return the routes that detect."""
-    protocol = Protocol("ultralytics", _error)
+    lacks = "deployments, training and data sets"
+    protocol = Protocol("ultralytics", _error, prefixes=("/api", "/predict"), lacks=lacks)
     routes = Router(permission="detect", reads_own_body=True, protocol=protocol, include_in_schema=False)
 
     @routes.post("/predict")
@@ -45,14 +46,14 @@ def routers(pictures: Pictures) -> tuple[Router, ...]:
             if len(form.pictures) + len(form.videos) != 1:
                 raise Malformed("the form needs one image or video, as a part named 'file'")
             params = _params(model, form.fields)
-            stride = int(checked_number("vid_stride", form.fields.get("vid_stride") or "1", 1, _MAX_STRIDE))
+            stride = checked_count("vid_stride", form.fields.get("vid_stride") or "1", 1, _MAX_STRIDE)
             if form.videos:
                 answers = await pictures.detect_video(request, form.videos[0], params, expires_at_s, stride)
             else:
                 answers = await pictures.detect(request, form.pictures, params, expires_at_s, annotate=False)
             status = (await pictures.statuses())[model]
         normalize = form.fields.get("normalize", "").lower() in _TRUE
-        decimals = int(checked_number("decimals", form.fields.get("decimals") or "5", 0, 10))
+        decimals = checked_count("decimals", form.fields.get("decimals") or "5", 0, 10)
         return {
             "images": [_image(answer, normalize, decimals) for answer in answers],
             "metadata": {

@@ -32,7 +32,8 @@ def to_tensor(raw: RawOutput, info: EngineInfo) -> NDArray[np.float32]:
         return first.copy()
     extras, classes = task_of(info).extras(raw, info), len(info.labels)
     if first.shape[1] == 6 + extras:  # rows have only the best class: see ``heads`` and ``engines.device``
-        columns = _columns_of(first[_best(first[:, 4])], classes, rotated=info.task == "obb")
+        labelled = first[(first[:, 5] >= 0) & (first[:, 5] < classes)]  # clients know only classes with labels
+        columns = _columns_of(labelled[_best(labelled[:, 4])], classes, rotated=info.task == "obb")
     else:
         columns = first[:, _best(first[4 : 4 + classes].max(axis=0))]
     return np.pad(columns, ((0, 0), (0, max(_MIN_COLUMNS - columns.shape[1], 0))))

@@ -56,7 +56,6 @@ class Restream:
         self._target = f"{server_address(self._parts)}/…"
         self._process = Quarantine(_TIME_LIMIT_S)
         self._pace = Pace(spec.max_fps)
-        self._began_at_s: float | None = None
         self._waiting: _Shown | None = None
         self._in_flight = 0
         self._sent = 0
@@ -132,10 +131,8 @@ class Restream:
         data, width_px, height_px = await asyncio.to_thread(self._encode, shown)
         if self._address is None:
             self._address = (await self._guard.resolve(self._parts.hostname or "", self._parts.port or _PORT))[0]
-        if self._began_at_s is None:
-            self._began_at_s = shown.captured_at_s
         channel = Channel(self._url_of(self._address), width_px, height_px, self._spec.max_fps, self._hwaccel)
-        await self._process.run(publish, channel, data, shown.captured_at_s - self._began_at_s)
+        await self._process.run(publish, channel, data, shown.captured_at_s)
 
     def _encode(self, shown: _Shown) -> tuple[bytes, int, int]:
         """Return the frame with its boxes as planes of Y, U and V, and its width and height."""

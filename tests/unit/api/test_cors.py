@@ -60,7 +60,31 @@ async def test_a_page_that_is_not_listed_is_refused_as_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "origins", ["*", "https://*.example", "app.example", "https://app.example/", "null", "ftp://a"]
+    ("written", "sent"),
+    [
+        ("HTTPS://App.Example", "https://app.example"),
+        ("https://app.example/", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://app.example:80/", "http://app.example"),
+        ("http://app.example:443", "http://app.example:443"),
+        ("http://localhost:03000", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("http://10.0.0.1:8080", "http://10.0.0.1:8080"),
+        ("https://xn--mller-kva.example", "https://xn--mller-kva.example"),
+    ],
+)
+def test_an_origin_is_allowed_as_browsers_send_it(written: str, sent: str) -> None:
+    assert parse_args({"cors": {"origins": f" {written} ,"}}).cors.allowed() == {sent}
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        *("*", "https://*.example", "app.example", "null", "ftp://a", "https://", "https://app.example/page"),
+        *("https://app.example//", "https://app.example?a", "https://me@app.example", "https://müller.example"),
+        *("https://app.example:0", "https://app.example:65536", "https://app.example:", "https://app.example:１"),
+        *("https://[::1", "https://a b", "https://a.example https://b.example"),
+    ],
 )
 def test_each_origin_must_be_named(origins: str) -> None:
     with pytest.raises(ConfigError, match=r"cors\.origins: .* is not an origin; list each as https://app\.example"):

@@ -92,6 +92,11 @@ def test_a_wrong_setting_is_found() -> None:
         check(config(detect={"confidence": 7}))
 
 
+def test_names_of_models_that_clients_could_confuse_are_found() -> None:
+    with pytest.raises(ConfigError, match=r"^models: 'plates' and 'Plates' are the same name"):
+        check(config(models={name: {"weights": "codes"} for name in ("Plates", "plates")}))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

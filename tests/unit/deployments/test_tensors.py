@@ -57,7 +57,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeHandle], T
 
 
 async def infer(path: Tensors, planes: NDArray[np.floating] = PLANES) -> NDArray[np.float32]:
-    return await path.infer("default", planes, tenant="me", time_left_s=10)
+    tensor, version = await path.infer("default", planes, tenant="me", time_left_s=10)
+    assert version == (await path.describe("default")).engine.version
+    return tensor
 
 
 async def test_the_detector_gets_the_bytes_that_the_client_had(opened: Callable[[FakeHandle], Tensors]) -> None:

@@ -8,11 +8,13 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
-from serve_app.api.access import credentials
+from serve_app.api.access import credentials, protocols
 from serve_app.api.access.keys import KeyFile
 from serve_app.api.access.middleware import Access, tenant_of
 from serve_app.api.access.permissions import Router, RouteTable
@@ -77,6 +79,33 @@ async def test_a_key_in_the_query_is_accepted_and_removed_from_the_query(keys: K
         assert (await client.post("/echo", params={"api_key": key})).status_code == 401
 
 
+async def test_the_name_of_a_key_in_the_query_may_have_escapes(keys: Keys) -> None:
+    key = text_of(keys.add("dock", "detect"))
+    async with client_of(api_of(keys, "query")) as client:
+        accepted = await client.post(f"/echo?%61pi%5Fkey={key}&a=%C3%A4")
+        assert accepted.json() == {"name": "dock", "query": "a=%C3%A4", "size": 0}
+
+
+@pytest.mark.parametrize(
+    ("path", "places"), [("/nothing", ["query"]), ("/nothing", []), ("/echo", ["form"]), ("/echo", [])]
+)
+@pytest.mark.parametrize("name", ["api_key", "api%5Fkey"])
+async def test_a_key_in_a_query_that_may_have_none_is_removed_too(
+    keys: Keys, path: str, places: list[KeyPlace], name: str
+) -> None:
+    api, seen = api_of(keys, *places), []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await api(scope, receive, send)
+        seen.append(scope["query_string"])
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        refused = await client.post(f"{path}?a=1&{name}=sl_secret")
+    assert refused.status_code in {401, 404}
+    assert "secret" not in refused.text
+    assert seen == [b"a=1&api_key="]
+
+
 async def test_the_password_of_basic_authentication_may_be_a_key(keys: Keys) -> None:
     key = text_of(keys.add("dock", "detect"))
     async with client_of(api_of(keys, "basic")) as client:
@@ -126,42 +155,92 @@ async def test_a_key_in_a_header_or_in_the_query_is_checked_before_the_body_is_r
         assert (await client.post("/echo", content=unreadable(), params=query)).status_code == 403
 
 
-async def test_only_four_bodies_with_keys_are_read_at_the_same_time(keys: Keys) -> None:
-    key = text_of(keys.add("dock", "detect"))
-    reading, most, finish = 0, 0, asyncio.Event()
+class Bodies:
+    """Request bodies that stop in the middle until they may finish, and the number of those that are being read."""
 
-    async def slow() -> AsyncIterator[bytes]:
-        nonlocal reading, most
-        reading += 1
-        most = max(most, reading)
-        await finish.wait()
-        yield json.dumps({"api_key": key}).encode()
-        reading -= 1
+    def __init__(self, key: str) -> None:
+        self.reading = self.most = self.begun = 0
+        self.may_finish = asyncio.Event()
+        self._key = key
 
-    metrics = FakeMetrics()
-    async with client_of(api_of(keys, "json", metrics=metrics)) as client:
-        sent = [asyncio.create_task(client.post("/echo", content=slow())) for _ in range(32)]
-        await until(lambda: reading == 4)
-        finish.set()
-        assert {response.status_code for response in await asyncio.gather(*sent)} == {200}
-    assert most == 4
+    async def one(self) -> AsyncIterator[bytes]:
+        self.begun += 1
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        try:
+            yield b"{"
+            await self.may_finish.wait()
+            yield f'"api_key": "{self._key}"}}'.encode()
+        finally:
+            self.reading -= 1
+
+
+async def post_from(api: FastAPI, address: str, body: AsyncIterator[bytes]) -> httpx.Response:
+    transport = httpx.ASGITransport(api, client=(address, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return await client.post("/echo", content=body)
+
+
+async def test_only_four_bodies_with_keys_are_read_at_the_same_time_and_two_of_a_client(keys: Keys) -> None:
+    bodies, metrics = Bodies(text_of(keys.add("dock", "detect"))), FakeMetrics()
+    api = api_of(keys, "json", metrics=metrics)
+    first = [asyncio.create_task(post_from(api, "10.0.0.1", bodies.one())) for _ in range(8)]
+    await until(lambda: bodies.reading == 2)
+    others = [asyncio.create_task(post_from(api, f"10.0.0.{n % 8}", bodies.one())) for n in range(2, 26)]
+    await until(lambda: bodies.reading == 4)
+    bodies.may_finish.set()
+    assert {response.status_code for response in await asyncio.gather(*first, *others)} == {200}
+    assert bodies.most == 4
     assert metrics.requests == [("dock", "admitted")] * 32
 
 
-async def test_a_body_with_a_key_must_arrive_in_time_and_few_may_wait(
+@pytest.mark.parametrize("behind_haproxy", [True, False])
+async def test_a_client_that_never_completes_its_bodies_does_not_delay_other_clients(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, behind_haproxy: bool
+) -> None:
+    monkeypatch.setattr(protocols, "_BEHIND_HAPROXY", behind_haproxy)
+    key = keys.add("dock", "detect")
+    api, endless, complete = api_of(keys, "json"), Bodies(text_of(key)), Bodies(text_of(key))
+    complete.may_finish.set()
+
+    async def post(address: str, body: AsyncIterator[bytes]) -> httpx.Response:
+        if not behind_haproxy:
+            return await post_from(api, address, body)
+        async with client_of(api) as client:
+            forged = f"10.9.9.{endless.begun}"  # the client's own entry precedes that of HAProxy
+            return await client.post("/echo", content=body, headers={"X-Forwarded-For": f"{forged}, {address}"})
+
+    held = [asyncio.create_task(post("10.0.0.1", endless.one())) for _ in range(8)]
+    await until(lambda: endless.reading == 2)
+    assert (await post("10.0.0.2", complete.one())).status_code == 200
+    assert not any(task.done() for task in held)
+    endless.may_finish.set()
+    await asyncio.gather(*held)
+
+
+async def test_the_time_for_a_body_with_a_key_begins_when_the_server_reads_it(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def endless() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.Event().wait()
-
     monkeypatch.setattr(credentials, "_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(credentials, "_MAX_WAITING", 1)
-    metrics = FakeMetrics()
-    async with client_of(api_of(keys, "json", metrics=metrics)) as client:
-        responses = await asyncio.gather(*(client.post("/echo", content=endless()) for _ in range(2)))
-    assert sorted(response.status_code for response in responses) == [503, 504]
-    assert "bodies_with_keys" in metrics.limits
+    bodies = Bodies(text_of(keys.add("dock", "detect")))
+    api = api_of(keys, "json")
+    responses = await asyncio.gather(*(post_from(api, "10.0.0.1", bodies.one()) for _ in range(7)))
+    assert {response.status_code for response in responses} == {504}
+    assert bodies.begun == 7
+
+
+async def test_few_bodies_with_keys_may_wait_and_not_for_long(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "_WAIT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(credentials, "_MAX_WAITING", 8)  # 4 of one client
+    bodies, metrics = Bodies(text_of(keys.add("dock", "detect"))), FakeMetrics()
+    api = api_of(keys, "json", metrics=metrics)
+    first = [asyncio.create_task(post_from(api, "10.0.0.1", bodies.one())) for _ in range(4)]
+    await until(lambda: bodies.reading == 2)
+    assert (await post_from(api, "10.0.0.1", bodies.one())).status_code == 503
+    await until(lambda: sum(task.done() for task in first) == 2)
+    bodies.may_finish.set()
+    assert sorted(response.status_code for response in await asyncio.gather(*first)) == [200, 200, 503, 503]
+    assert set(metrics.limits) == {"bodies_with_keys"}
 
 
 async def test_clients_in_an_allowed_network_need_no_key(keys: Keys) -> None:
@@ -182,10 +261,17 @@ async def test_clients_in_an_allowed_network_need_no_key(keys: Keys) -> None:
         ):
             response = await client.post("/echo", headers={"X-Forwarded-For": addresses} if addresses else {})
             assert response.status_code == status_code, addresses
+
+
+@pytest.mark.parametrize("behind_haproxy", [True, False])
+async def test_only_our_haproxy_may_forward_requests_without_being_in_the_list(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, behind_haproxy: bool
+) -> None:
+    monkeypatch.setattr(protocols, "_BEHIND_HAPROXY", behind_haproxy)
     async with client_of(api_of(keys, "basic", allow_from="10.1.0.0/16")) as client:
         assert (await client.post("/echo")).status_code == 401
-        through_proxy = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3"})
-        assert through_proxy.status_code == 200  # from HAProxy on this machine
+        forwarded = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3"})
+        assert forwarded.status_code == (200 if behind_haproxy else 401)
         # Another proxy on this machine may forward what its client has written, and HAProxy adds this proxy's address.
         unchecked = await client.post("/echo", headers={"X-Forwarded-For": "10.1.2.3, 127.0.0.1"})
         assert unchecked.status_code == 401

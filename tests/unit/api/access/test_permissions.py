@@ -35,7 +35,7 @@ def access_to(path: str, method: str = "") -> RouteAccess:
 
 
 def filled(path: str) -> str:
-    names = "stream_id|job_id|name|model|owner|project|task|version|other:path|path:path"
+    names = "stream_id|job_id|name|model|owner|project|task|version|path:path"
     return re.sub(r"\{item\}", "0", re.sub(rf"\{{({names})\}}", "none", path))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 import numpy as np
 import pytest
 
-from serve_app.detections import Detections
+from serve_app.detections import Detections, Ranking
 from serve_app.types import Answer, InputShape, PictureRequest, Timing
 from tests.support.api import Keys, build, client_of
 from tests.support.fakes import FakeBackend
@@ -81,6 +83,13 @@ async def test_the_query_of_frigates_url_may_have_settings() -> None:
     assert crowd.asked.params.classes == ("cat,dog",)
 
 
+@pytest.mark.parametrize("count", ["2.9", "0", "3001", "many"])
+async def test_max_detections_must_be_a_whole_number(client: httpx.AsyncClient, count: str) -> None:
+    refused = await client.post(f"{DETECTION}?max_detections={count}", files={"image": b"1"})
+    assert (refused.status_code, refused.json()["success"]) == (400, False)
+    assert refused.json()["error"] == "max_detections: send a whole number from 1 to 3000"
+
+
 async def test_a_client_that_sends_a_confidence_gets_as_many_objects_as_the_model_finds() -> None:
     crowd = Crowd()
     async with client_of(build(crowd)) as client:
@@ -138,6 +147,24 @@ async def test_a_bad_request_gets_400_in_deepstacks_form(
     refused = await client.post(DETECTION, data=fields, files=files)
     assert (refused.status_code, refused.json()["success"]) == (400, False)
     assert text in refused.json()["error"]
+
+
+async def test_a_model_that_classifies_is_refused_because_it_finds_no_objects(
+    client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranking = Ranking(np.array([1], np.int32), np.array([0.9], np.float32), ("dog",))
+    classified = replace(Detections.empty(), classes=ranking)
+
+    async def detect(request: PictureRequest) -> Answer:
+        return Answer(classified, 5, 10, "shapes", 1, Timing(), InputShape.square(320))
+
+    monkeypatch.setattr(backend, "detect", detect)
+    for path in (DETECTION, "/v1/vision/custom/plates"):
+        refused = await client.post(path, files={"image": b"1"})
+        assert (refused.status_code, refused.json()["success"]) == (400, False)
+        assert (
+            "shapes classifies whole images and finds no objects; name a model that detects" in refused.json()["error"]
+        )
 
 
 async def test_other_bodies_are_refused_in_deepstacks_form(client: httpx.AsyncClient) -> None:

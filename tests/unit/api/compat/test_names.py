@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.api.compat.names import ModelNames
 from serve_app.config import parse_args
-from serve_app.errors import NotFound
+from serve_app.errors import ConfigError, NotFound
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,13 @@ def test_the_name_of_another_model_is_stronger_than_the_name_of_the_weights() ->
     assert names.shown == ("default", "codes")
 
 
-def test_an_exact_name_is_stronger_than_one_in_other_letters() -> None:
-    models = {name: {"weights": "b.pt"} for name in ("Plates", "plates", "a.pt", "a")}
-    names = ModelNames(parse_args({"models": models}))
-    assert [names.find(name) for name in models] == list(models)
+@pytest.mark.parametrize(
+    ("one", "other"), [("Plates", "plates"), ("a.pt", "a"), ("a.onnx", "A"), ("Default", "default")]
+)
+def test_names_that_clients_could_confuse_are_refused(one: str, other: str) -> None:
+    models = {name: {"weights": "b.pt"} for name in (one, other) if name != "default"}
+    with pytest.raises(ConfigError, match=f"^models: .*'{one}'.* rename one of them"):
+        ModelNames(parse_args({"models": models}))
 
 
 def test_an_unknown_name_is_refused_with_the_known_names() -> None:

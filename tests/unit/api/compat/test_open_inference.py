@@ -82,14 +82,28 @@ async def test_tensors_of_different_lengths_are_padded(
 ) -> None:
     lengths = iter([3, 8])
 
-    async def infer(model: str, planes: NDArray[np.floating], **_: Any) -> NDArray[np.float32]:
-        return np.ones((6, next(lengths)), np.float32)
+    async def infer(model: str, planes: NDArray[np.floating], **_: Any) -> tuple[NDArray[np.float32], str]:
+        return np.ones((6, next(lengths)), np.float32), "v1"
 
     monkeypatch.setattr(backend, "infer", infer)
     response = await client.post(INFER, **tensor(np.repeat(IMAGE, 2, axis=0)))
     output = np.frombuffer(response.content[int(response.headers[LENGTH]) :], "<f4").reshape(2, 6, 8)
     assert output.sum(axis=(1, 2)).tolist() == [18, 48]
     assert not output[0, :, 3:].any()
+
+
+async def test_a_batch_is_not_answered_by_two_versions_of_the_model(
+    client: httpx.AsyncClient, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = iter(["v1", "v2"])
+
+    async def infer(model: str, planes: NDArray[np.floating], **_: Any) -> tuple[NDArray[np.float32], str]:
+        return np.ones((6, 8), np.float32), next(versions)
+
+    monkeypatch.setattr(backend, "infer", infer)
+    response = await client.post(INFER, **tensor(np.repeat(IMAGE, 2, axis=0)))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert error_of(response) == "the model was changed during the request; retry the request"
 
 
 async def test_encoded_images_are_answered_as_detect_answers_them(

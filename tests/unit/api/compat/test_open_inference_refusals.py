@@ -126,14 +126,45 @@ async def test_other_outputs_are_refused(client: httpx.AsyncClient, outputs: Any
     assert text in error_of(response)
 
 
-@pytest.mark.parametrize("parameters", [{"nothing": 1}, {"confidence": 2}, {"model": "other"}])
-async def test_wrong_parameters_are_refused(client: httpx.AsyncClient, parameters: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "status_code", "text"),
+    [
+        ({"nothing": 1}, 422, "nothing"),
+        ({"confidence": 2}, 422, "confidence"),
+        ({"model": "plates"}, 422, "model: the path names another model, default-image; leave this parameter out"),
+        ({"model": "other"}, 404, "no model is named 'other'"),
+    ],
+)
+async def test_wrong_parameters_are_refused(
+    client: httpx.AsyncClient, parameters: dict[str, Any], status_code: int, text: str
+) -> None:
     response = await client.post(INFER_IMAGE, **pictures(b"picture", **parameters))
-    if "model" in parameters:  # the name in the path counts
-        assert response.status_code == 200
-    else:
+    assert response.status_code == status_code
+    assert text in error_of(response)
+
+
+@pytest.mark.parametrize("value", ["false", "true", 1, 0, None, []])
+async def test_whether_an_output_is_binary_must_be_a_boolean(
+    client: httpx.AsyncClient, backend: FakeBackend, value: Any
+) -> None:
+    given = {"name": "images", "shape": [1, 3, 1, 1], "datatype": "FP32", "data": [0, 0, 0]}
+    outputs = [{"name": "output0", "parameters": {"binary_data": value}}]
+    for request in ({"outputs": outputs}, {"parameters": {"binary_data_output": value}}):
+        response = await client.post(INFER, json={"inputs": [given]} | request)
         assert response.status_code == 422
-        error_of(response)
+        assert "send true or false" in error_of(response)
+    assert not backend.shapes
+
+
+@pytest.mark.parametrize("model", ["default", "codes", "CODES.pt", "codes-image"])
+async def test_a_parameter_may_name_the_model_of_the_path(client: httpx.AsyncClient, model: str) -> None:
+    assert (await client.post(INFER_IMAGE, **pictures(b"picture", model=model))).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["CODES-IMAGE", "Codes-Image", "plates.PT-Image"])
+async def test_upper_and_lower_case_are_the_same_in_the_suffix(client: httpx.AsyncClient, name: str) -> None:
+    response = await client.post(f"/v2/models/{name}/infer", **pictures(b"picture"))
+    assert (response.status_code, response.json()["model_name"]) == (200, name)
 
 
 async def test_a_bad_image_is_refused(client: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ import re
 import httpx
 import pytest
 
+from serve_app.api.access import protocols
 from serve_app.api.access.permissions import RouteTable
 from tests.support.api import build
 from tests.support.fakes import FakeBackend
@@ -40,9 +41,14 @@ def test_all_protocols_have_routes() -> None:
 
 @pytest.mark.parametrize("path", POSTS)
 async def test_a_page_of_another_site_is_refused(
-    path: str, client: httpx.AsyncClient, keyed: httpx.AsyncClient, backend: FakeBackend
+    path: str,
+    client: httpx.AsyncClient,
+    keyed: httpx.AsyncClient,
+    backend: FakeBackend,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The second server accepts clients without a key from this machine."""
+    """The second server accepts clients without a key from a network."""
+    monkeypatch.setattr(protocols, "_BEHIND_HAPROXY", True)
     for body, kind in SIMPLE:
         for page in PAGES:
             headers = page | {"Content-Type": kind, "X-Forwarded-For": "10.1.2.3"}

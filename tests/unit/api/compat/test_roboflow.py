@@ -105,6 +105,22 @@ async def test_a_bad_request_gets_a_message(client: httpx.AsyncClient, path: str
     assert refused.json()["message"] == refused.json()["detail"] != ""
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (body_of(1), "image: send an object with the type base64 or url, and the value, or a list of up to 256"),
+        (body_of({"type": "numpy", "value": "gASV"}), "image: send an object"),
+        (body_of([image_of(b"1"), {"type": "base64"}]), "image: send an object"),
+        (body_of([image_of(b"1")] * 257), "image: send an object"),
+        (body_of(confidence="x"), "confidence: Input should be a valid number"),
+        (body_of(max_detections=2.9), "max_detections: Input should be a valid integer"),
+        ([], "the body: Input should be an object"),
+    ],
+)
+async def test_an_error_begins_with_the_name_of_the_field(client: httpx.AsyncClient, body: Any, text: str) -> None:
+    assert (await client.post(INFER, json=body)).json()["message"].startswith(text)
+
+
 async def test_the_limit_applies_to_the_decoded_images() -> None:
     async with client_of(build(limits={"max_body_mib": 1})) as client:
         half = image_of(bytes(2**19))

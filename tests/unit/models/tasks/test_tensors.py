@@ -71,6 +71,13 @@ def test_only_the_most_confident_candidates_are_kept_if_there_are_too_many() -> 
     np.testing.assert_array_equal(tensor, raw[:, kept])
 
 
+def test_rows_whose_class_has_no_label_are_left_out_because_the_tensor_has_no_place_for_them() -> None:
+    rows = np.array([[0, 0, 9, 9, 0.9, CLASSES], [0, 0, 9, 9, 0.8, 1], [0, 0, 9, 9, 0.7, -1]], np.float32)
+    tensor = to_tensor((rows,), info_of("detect"))
+    assert tensor.shape[0] == 4 + CLASSES
+    assert np.sort(tensor[4:].ravel())[-2:].tolist() == [0, np.float32(0.8)]
+
+
 def test_the_output_of_an_end_to_end_model_stays_as_it_is() -> None:
     rows = np.random.default_rng(0).uniform(0, 1, (300, 6)).astype(np.float32)
     tensor = to_tensor((rows,), info_of("detect", end_to_end=True))

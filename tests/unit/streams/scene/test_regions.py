@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from serve_app.detections import Detections
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
@@ -322,6 +323,12 @@ def test_three_hundred_objects_are_counted() -> None:
         see(counter, at_s, {k: (0.001 + k / 301, y) for k in range(300)})
     assert counter.zones["everywhere"].inside == 300
     assert counter.lines["wall"] == LineCount(crossed_in=300, crossed_out=0)
+
+
+@pytest.mark.parametrize("confidence", ["2:0.6", "person:0.6,17:0.4", {"0": 0.6, "*": 0.4}])
+def test_the_thresholds_of_a_zone_have_no_class_ids(confidence: Any) -> None:
+    with pytest.raises(ValidationError, match="is a class id, and only labels are possible here; use the label"):
+        Zone.model_validate({"name": "a", "polygon": [(0, 0), (1, 0), (1, 1)], "confidence": confidence})
 
 
 def test_a_zone_may_ask_for_more_confidence_than_the_stream() -> None:
