@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     ValidatorFunctionWrapHandler,
@@ -142,20 +141,8 @@ def _threshold(name: Any, value: Any) -> float:
     return threshold
 
 
-def _without_ids(value: float | dict[str, float]) -> float | dict[str, float]:
-    for name in value if isinstance(value, dict) else ():
-        if name.isdecimal():
-            raise PydanticCustomError(
-                "thresholds",
-                "{name} is a class id, and only labels are possible here; use the label",
-                {"name": name[:64]},
-            )
-    return value
-
-
 if TYPE_CHECKING:
     Confidence: TypeAlias = float | dict[str, float]
-    LabelConfidence: TypeAlias = Confidence
 else:
     Confidence = Annotated[
         float,
@@ -165,4 +152,3 @@ else:
         WrapSerializer(lambda value, handler: value if isinstance(value, dict) else handler(value)),
         WithJsonSchema(_SCHEMA),
     ]
-    LabelConfidence = Annotated[Confidence, AfterValidator(_without_ids)]  # for a place that knows only labels

@@ -12,7 +12,7 @@ from serve_app.schemas.detect import Detection, DetectSettings, Found, added, an
 from serve_app.schemas.recording import RecordingStatus
 from serve_app.schemas.scene import SceneHealth, SceneHealthSettings
 from serve_app.schemas.sinks import SinkStatus
-from serve_app.thresholds import LabelConfidence
+from serve_app.thresholds import Confidence
 from serve_app.types import Answer, Frame
 
 Policy = Literal["wait", "drop_oldest"]
@@ -83,9 +83,9 @@ class Zone(Spec):
     name: Label
     polygon: list[Point] = Field(min_length=3, max_length=64)
     labels: list[Label] = Field([], description="Count only objects with these labels. Default: every label.")
-    confidence: LabelConfidence | None = added(
-        "Count only objects above this confidence: a number, or a number for each label, as in `detect`. It has an "
-        "effect only if it is higher than that of `detect`."
+    confidence: Confidence | None = added(
+        "Count only objects above this confidence: a number, or a number for each label. It has an effect only if it "
+        "is higher than that of `detect`."
     )
 
 
@@ -99,6 +99,9 @@ class Line(Spec):
     start: Point
     end: Point
     labels: list[Label] = []
+    confidence: Confidence | None = added(
+        "Count only objects that are above this confidence before and after the line: see `Zone`."
+    )
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Line:

@@ -209,7 +209,7 @@ class _LineCounter:
         # A line and a point form a triangle. Twice its area is the line's length times the point's distance.
         jitter = _JITTER * height_px * length_px / (width_px * height_px)
         events = []
-        for seen_object in _counted(seen, self.line.labels):
+        for seen_object in _above(self.line.confidence, _counted(seen, self.line.labels)):
             area = _area(start, end, seen_object.point)
             side = self.sides.get(seen_object.track_id)
             if side is not None:
@@ -245,7 +245,10 @@ def _counted(seen: list[_SeenObject], labels: list[str]) -> list[_SeenObject]:
 
 
 def _above(confidence: Confidence | None, seen: list[_SeenObject]) -> list[_SeenObject]:
-    """Return the objects above a zone's threshold. Without ``*``, labels that it does not name have no threshold."""
+    """Return the objects above the thresholds of a zone or a line.
+
+    Without ``*``, labels that it does not name have no threshold.
+    """
     others, by_label = split(confidence)
     thresholds = dict(by_label)
     return [one for one in seen if one.confidence > thresholds.get(one.label, others or 0.0)]

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from serve_app.detections import Detections
 from serve_app.schemas.streams import Line, LineCount, LineCrossing, Regions, Zone, ZoneChange, ZoneCount
@@ -325,12 +324,6 @@ def test_three_hundred_objects_are_counted() -> None:
     assert counter.lines["wall"] == LineCount(crossed_in=300, crossed_out=0)
 
 
-@pytest.mark.parametrize("confidence", ["2:0.6", "person:0.6,17:0.4", {"0": 0.6, "*": 0.4}])
-def test_the_thresholds_of_a_zone_have_no_class_ids(confidence: Any) -> None:
-    with pytest.raises(ValidationError, match="is a class id, and only labels are possible here; use the label"):
-        Zone.model_validate({"name": "a", "polygon": [(0, 0), (1, 0), (1, 1)], "confidence": confidence})
-
-
 def test_a_zone_may_ask_for_more_confidence_than_the_stream() -> None:
     everywhere = EVERYWHERE.polygon
     counter = zones(
@@ -350,3 +343,16 @@ def test_a_zone_may_ask_for_more_confidence_than_the_stream() -> None:
 
 def test_a_zone_without_a_threshold_has_none_in_its_json() -> None:
     assert MIDDLE.model_dump().keys() == {"name", "polygon", "labels"}
+
+
+def test_a_line_may_ask_for_more_confidence_than_the_stream() -> None:
+    ends = {"start": (0, 0.5), "end": (1, 0.5)}
+    lines = [
+        Line(name="all", **ends),
+        Line(name="sure", **ends, confidence=0.95),
+        Line(name="people", **ends, confidence="person:0.8,*:0.95"),
+    ]
+    counter = RegionCounter(Regions(lines=lines))
+    for at_s, y in ((0.0, 0.4), (0.1, 0.6)):
+        see(counter, at_s, {1: (0.2, y), 2: (0.8, y)}, labels={2: "dog"})  # both with a confidence of 0.9
+    assert {name: count.crossed_in for name, count in counter.lines.items()} == {"all": 2, "sure": 0, "people": 1}
