@@ -28,6 +28,7 @@ from serve_app.types import EventPage, Principal, Snapshot
 _STORE_POLL_INTERVAL_S = 0.5
 _POLL_INTERVAL_S = 5.0  # between two status requests to the same worker
 _REGIONS_TIMEOUT_S = 20.0
+_RECORDINGS_AT_ONCE = 2  # files that are read at once, so that a slow disk leaves threads for the store
 _NO_WORKER_PAUSE_S = 1.0  # before an empty answer for a stream without a worker, so that clients do not busy-poll
 
 
@@ -65,6 +66,7 @@ class Supervision:
         self._keep_alive = KeepAlive(self.registry, workers)
         self._hand_over = HandOver(self.registry, workers, self._keep_alive)
         self._admitting = asyncio.Lock()  # held during an admission, because each admitted stream uses capacity
+        self._reading = asyncio.Semaphore(_RECORDINGS_AT_ONCE)
         self._tasks = [asyncio.create_task(self._take_over())]
 
     @uninterrupted
@@ -215,14 +217,18 @@ class Supervision:
     async def recordings(self, stream_id: str, who: Principal, before: str | None, limit: int) -> RecordingList:
         """Return a page of a stream's recordings."""
         recordings = await self._recordings(stream_id, who)
-        return await asyncio.to_thread(recordings.page, before, limit) if recordings else RecordingList(recordings=[])
+        if recordings is None:
+            return RecordingList(recordings=[])
+        async with self._reading:
+            return await asyncio.to_thread(recordings.page, before, limit)
 
     async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
         """Return a piece of a clip or of a snapshot."""
         recordings = await self._recordings(stream_id, who)
         if recordings is None:
             raise NotFound("streams.output_dir is not set, so streams have no recordings")
-        return await asyncio.to_thread(recordings.read, file_name, offset, size)
+        async with self._reading:
+            return await asyncio.to_thread(recordings.read, file_name, offset, size)
 
     def check(self) -> None:
         """Raise the error of any background task that has failed."""
