@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.types import Pixels
 
 SIZE_PX = 384, 216  # width, height
+_MARGIN_PX = 128  # there are this many squared different parts of a field of noise
 
 
 def view(seed: int = 0, size_px: tuple[int, int] = SIZE_PX) -> Pixels:
@@ -30,10 +33,22 @@ def view(seed: int = 0, size_px: tuple[int, int] = SIZE_PX) -> Pixels:
 
 
 def filmed(pixels: Pixels, count: int, noise: float = 3.0, seed: int = 1) -> Iterator[Pixels]:
-    """Yield ``count`` frames of a view, each with different noise."""
+    """Yield ``count`` frames of a view, each with different noise.
+
+    The noise of each frame is a random part of one large field, because new noise for each frame takes far longer.
+    """
     rng = np.random.default_rng(seed)
+    height, width = pixels.shape[:2]
+    field = _noise(height + _MARGIN_PX, width + _MARGIN_PX, noise)
     for _ in range(count):
-        yield np.clip(pixels + noise * rng.standard_normal(pixels.shape, np.float32), 0, 255).astype(np.uint8)
+        y, x = rng.integers(0, _MARGIN_PX, 2)
+        yield cv2.add(pixels, field[y : y + height, x : x + width], dtype=cv2.CV_8U)
+
+
+@functools.cache
+def _noise(height: int, width: int, deviation: float) -> NDArray[np.int16]:
+    field = np.random.default_rng(0).standard_normal((height, width, 3), np.float32)
+    return np.rint(deviation * field).astype(np.int16)
 
 
 def save(path: Path, frames: Iterable[Pixels], fps: float) -> Path:

@@ -210,14 +210,14 @@ def test_a_lamp_switched_off_and_on_is_no_alarm(light: float) -> None:
 
 
 def test_nightfall_is_no_alarm_but_a_light_that_fails_is() -> None:
-    watched = learned()
+    watched, lit = learned(), view()
     for light in np.linspace(1, 0, 900):
-        watched.show(filmed((view() * light).astype(np.uint8), 1, seed=int(1e6 * light)))
+        watched.show(filmed((lit * light).astype(np.uint8), 1, seed=int(1e6 * light)))
     watched.show(filmed(dark(view()), 120))
     assert (watched.state, watched.alarms) == ("unknown", [])
     assert "slowly" in watched.check.health.detail
     for light in np.linspace(0, 1, 900):
-        watched.show(filmed((view() * light).astype(np.uint8), 1, seed=int(1e6 * light)))
+        watched.show(filmed((lit * light).astype(np.uint8), 1, seed=int(1e6 * light)))
     assert (watched.state, watched.alarms) == ("ok", [])
     watched.show(filmed(dark(view()), WITHIN_S))
     assert watched.alarms == ["dark"]
