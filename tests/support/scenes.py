@@ -48,7 +48,8 @@ def filmed(pixels: Pixels, count: int, noise: float = 3.0, seed: int = 1) -> Ite
 @functools.cache
 def _noise(height: int, width: int, deviation: float) -> NDArray[np.int16]:
     field = np.random.default_rng(0).standard_normal((height, width, 3), np.float32)
-    return np.rint(deviation * field).astype(np.int16)
+    noise: NDArray[np.int16] = np.rint(deviation * field).astype(np.int16)
+    return noise
 
 
 def save(path: Path, frames: Iterable[Pixels], fps: float) -> Path:

@@ -65,5 +65,7 @@ def save_coded_video(
 
 def frame_shown(pixels: np.ndarray) -> int:
     """Return the number of the frame that has these pixels."""
-    rows, columns = np.nonzero(pixels.max(axis=2) > 128)
-    return frame_of(columns.min(), rows.min())
+    blue, green, red = cv2.split(pixels)  # the maximum over an axis of three takes NumPy far longer
+    brightest = cv2.max(cv2.max(blue, green), red)
+    column_px, row_px, _, _ = cv2.boundingRect((brightest > 128).astype(np.uint8))
+    return frame_of(column_px, row_px)
