@@ -159,6 +159,7 @@ def test_a_whole_network_without_a_dictionary_around_it_loads(tmp_path: Path) ->
     torch.testing.assert_close(raw_output(network), raw_output(tiny_network().float()), rtol=0, atol=0)
 
 
+@pytest.mark.only_with_chaos  # tests/parity compares exports, and a test of weights keeps one
 @pytest.mark.parametrize("run", ["yolo26n"], indirect=True)  # tests/parity covers other architectures
 def test_openvino_gives_the_same_output_with_and_without_the_hash_and_the_export_is_kept(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
