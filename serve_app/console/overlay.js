@@ -44,19 +44,27 @@ export function overlay(size, detections, label) {
   return layer;
 }
 
-/** Place the labels. Their size on the screen does not depend on the size of the image. */
+/**
+ * Place the labels. Their size on the screen does not depend on the size of the image. A label is above its box, or
+ * else inside at the top, or else below: the first place in the image that covers no earlier label.
+ */
 export function placeLabels(layer) {
   const { width: shown_px } = layer.getBoundingClientRect();
   if (!shown_px) return;
   const scale = layer.viewBox.baseVal.width / shown_px;
   const height = 17 * scale;
+  const taken = []; // the edges of the plates that are placed
   for (const group of layer.querySelectorAll("g.found")) {
     const [plate, text] = [group.querySelector("rect.plate"), group.querySelector("text")];
     text.setAttribute("font-size", 12 * scale);
     const width = text.getComputedTextLength() + 10 * scale;
     const x = Math.max(0, Math.min(Number(group.dataset.x), layer.viewBox.baseVal.width - width));
-    const above = Number(group.dataset.y) - height;
-    const y = above >= 0 ? above : Number(group.dataset.y);
+    const [y1, y2] = [group.dataset.y1, group.dataset.y2].map(Number);
+    const inside = [y1 - height, y1, y2].filter((one) => one >= 0 && one + height <= layer.viewBox.baseVal.height);
+    const isFree = (y) =>
+      taken.every((one) => x >= one.x + one.width || one.x >= x + width || Math.abs(y - one.y) >= height);
+    const y = inside.find(isFree) ?? Math.max(0, y1 - height);
+    taken.push({ x, y, width });
     for (const [name, value] of Object.entries({ x, y, width, height, rx: 3 * scale })) plate.setAttribute(name, value);
     text.setAttribute("x", x + 5 * scale);
     text.setAttribute("y", y + 12.5 * scale);
@@ -82,7 +90,7 @@ function drawing(one) {
   );
   return svg(
     "g.found",
-    { "data-x": x1, "data-y": y1 },
+    { "data-x": x1, "data-y1": y1, "data-y2": y2 },
     svg("title", {}, one.label),
     ...shapes,
     svg("rect.plate", { fill: colour }),

@@ -3,6 +3,8 @@
 import { button, element, field, setError } from "./elements.js";
 import { ApiError, call, setCsrfToken } from "./http.js";
 
+const NO_COOKIE =
+  "The browser does not keep the session's cookie. Open this page over https, or in a browser on the server itself.";
 const ALL = ["detect", "streams", "jobs", "admin"];
 
 let session = null;
@@ -38,14 +40,18 @@ export function hasKeys() {
 export function signInForm(onDone, reason = "") {
   const key = element("input", { type: "password", autocomplete: "off", required: "", spellcheck: "false" });
   const submit = element("button.primary", { type: "submit" }, "Sign in");
+  // Over plain http from another machine, because the cookie is Secure there.
+  const warning = isSecureContext ? null : element("p.problem", { role: "alert" }, NO_COOKIE);
   const form = element(
     "form.card.sign-in",
     { submit: enter },
     element("h1", {}, "Sign in"),
     element("p.muted", {}, reason || "This server has API keys. Enter yours to use this page."),
+    warning,
     field("API key", key, "The page keeps no key: it becomes a cookie that scripts cannot read and that expires."),
     element("div.row", {}, submit),
   );
+  document.title = "Sightline";
   setTimeout(() => key.focus());
   return form;
 
@@ -53,7 +59,8 @@ export function signInForm(onDone, reason = "") {
     event.preventDefault();
     submit.disabled = true;
     try {
-      use(await call("/session", { method: "POST", json: { key: key.value.trim() } }));
+      await call("/session", { method: "POST", json: { key: key.value.trim() } });
+      if (!(await readSession())) throw new Error(NO_COOKIE);
       key.value = "";
       onDone();
     } catch (error) {
