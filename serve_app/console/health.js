@@ -69,7 +69,6 @@ function modelCard({ status, replicas, images_per_s, mean_batch_size, queue_dela
     element("div.row.spread", {}, element("h2", {}, status.name), badge(status.state)),
     element("p", {}, about),
     shapes && element("p.muted", {}, `Model inputs in pixels: ${shapes}.`),
-    element("p.muted", {}, "Images of requests, streams and jobs."),
     status.refused_change && element("p.problem", {}, `The last change was refused: ${status.refused_change}`),
     figures([
       ["images/s", images_per_s.toFixed(1)],
@@ -78,6 +77,7 @@ function modelCard({ status, replicas, images_per_s, mean_batch_size, queue_dela
       ["queue delay", queue_delay_ms === null ? "–" : `${queue_delay_ms.toFixed(1)} ms`],
       ["images", number(images)],
     ]),
+    element("p.muted", {}, "Images of requests, streams and jobs."),
     element(
       "div.grid",
       {},

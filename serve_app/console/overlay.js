@@ -33,14 +33,17 @@ export function colourOf(classId) {
   return `hsl(${Math.round(200 + classId * GOLDEN_ANGLE) % 360} 85% 66%)`;
 }
 
-/** Return an SVG over an image of this size in pixels. It has a group for each detection, in their order. */
+/**
+ * Return an SVG over an image of this size in pixels. It has a group for each detection, in their order, and above all
+ * of them the labels, the first on top.
+ */
 export function overlay(size, detections, label) {
   const layer = svg("svg.overlay", {
     viewBox: `0 0 ${size.width} ${size.height}`,
     role: "img",
     "aria-label": label,
   });
-  layer.append(...detections.map((one) => drawing(one)));
+  layer.append(...detections.map(drawing), ...detections.map(caption).reverse());
   return layer;
 }
 
@@ -54,7 +57,7 @@ export function placeLabels(layer) {
   const scale = layer.viewBox.baseVal.width / shown_px;
   const height = 17 * scale;
   const taken = []; // the edges of the plates that are placed
-  for (const group of layer.querySelectorAll("g.found")) {
+  for (const group of [...layer.querySelectorAll("g.caption")].reverse()) {
     const [plate, text] = [group.querySelector("rect.plate"), group.querySelector("text")];
     text.setAttribute("font-size", 12 * scale);
     const width = text.getComputedTextLength() + 10 * scale;
@@ -68,14 +71,13 @@ export function placeLabels(layer) {
     for (const [name, value] of Object.entries({ x, y, width, height, rx: 3 * scale })) plate.setAttribute(name, value);
     text.setAttribute("x", x + 5 * scale);
     text.setAttribute("y", y + 12.5 * scale);
-    for (const point of group.querySelectorAll("circle")) point.setAttribute("r", 3.5 * scale);
   }
+  for (const point of layer.querySelectorAll("circle")) point.setAttribute("r", 3.5 * scale);
 }
 
 function drawing(one) {
   const { x1, y1, x2, y2 } = one.bbox;
   const colour = colourOf(one.class_id);
-  const caption = `${shortened(one.label)} ${one.confidence.toFixed(2)}`;
   const shapes = [];
   for (const outline of one.segments ?? []) shapes.push(polygon("polygon.mask", outline, colour));
   if (one.obb) shapes.push(polygon("polygon.box", corners(one.obb), colour));
@@ -88,13 +90,15 @@ function drawing(one) {
       .filter(([, , confidence]) => confidence > VISIBLE)
       .map(([cx, cy]) => svg("circle", { cx, cy, fill: colour })),
   );
+  return svg("g.found", {}, svg("title", {}, one.label), ...shapes);
+}
+
+function caption(one) {
   return svg(
-    "g.found",
-    { "data-x": x1, "data-y1": y1, "data-y2": y2 },
-    svg("title", {}, one.label),
-    ...shapes,
-    svg("rect.plate", { fill: colour }),
-    svg("text", {}, caption),
+    "g.caption",
+    { "data-x": one.bbox.x1, "data-y1": one.bbox.y1, "data-y2": one.bbox.y2 },
+    svg("rect.plate", { fill: colourOf(one.class_id) }),
+    svg("text", {}, `${shortened(one.label)} ${one.confidence.toFixed(2)}`),
   );
 }
 

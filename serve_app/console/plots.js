@@ -40,7 +40,7 @@ export function histogram(title, { bounds_ms, counts }) {
       "div.plot-labels",
       { "aria-hidden": "true" },
       element("span", {}, first ? milliseconds(bounds_ms[first - 1]) : "0 ms"),
-      element("span", {}, `${number(total)} images`),
+      element("span", {}, total === 1 ? "1 image" : `${number(total)} images`),
       element(
         "span",
         {},

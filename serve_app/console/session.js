@@ -3,8 +3,10 @@
 import { button, element, field, setError } from "./elements.js";
 import { ApiError, call, setCsrfToken } from "./http.js";
 
-const NO_COOKIE =
-  "The browser does not keep the session's cookie. Open this page over https, or in a browser on the server itself.";
+const NEEDS_HTTPS =
+  "From another machine, you can sign in only over https, because the browser does not keep the session's cookie " +
+  "otherwise. Open this page over https, or in a browser on the server itself.";
+const NO_COOKIE = "The key is right, but the browser has not kept the session's cookie.";
 const ALL = ["detect", "streams", "jobs", "admin"];
 
 let session = null;
@@ -40,8 +42,7 @@ export function hasKeys() {
 export function signInForm(onDone, reason = "") {
   const key = element("input", { type: "password", autocomplete: "off", required: "", spellcheck: "false" });
   const submit = element("button.primary", { type: "submit" }, "Sign in");
-  // Over plain http from another machine, because the cookie is Secure there.
-  const warning = isSecureContext ? null : element("p.problem", { role: "alert" }, NO_COOKIE);
+  const warning = isSecureContext ? null : element("p.problem", { role: "alert" }, NEEDS_HTTPS);
   const form = element(
     "form.card.sign-in",
     { submit: enter },
