@@ -54,17 +54,16 @@ let fields = 0;
 export function field(label, control, hint = "", shown = control) {
   control.id ||= `field-${++fields}`;
   const note = element("small", { id: `${control.id}-note` }, hint);
-  control.setAttribute("aria-describedby", note.id);
-  return element("div.field", {}, element("label", { for: control.id }, label), shown, note);
+  const problem = element("small.error", { id: `${control.id}-error` });
+  control.setAttribute("aria-describedby", `${note.id} ${problem.id}`);
+  return element("div.field", {}, element("label", { for: control.id }, label), shown, note, problem);
 }
 
-/** Show the error and the hint below a control that `field` has made, or only the hint if `message` is empty. */
+/** Show the error below a control that `field` has made, or none if `message` is empty. The hint stays. */
 export function setError(control, message) {
-  const note = document.getElementById(control.getAttribute("aria-describedby"));
-  if (!note) return;
-  note.dataset.hint ??= note.textContent;
-  note.textContent = [message, note.dataset.hint].filter(Boolean).join(". ");
-  note.classList.toggle("error", Boolean(message));
+  const problem = document.getElementById(`${control.id}-error`);
+  if (!problem) return;
+  problem.textContent = message;
   if (message) control.setAttribute("aria-invalid", "true");
   else control.removeAttribute("aria-invalid");
 }

@@ -3,6 +3,8 @@
 import { element, field, setError, setOptions } from "./elements.js";
 import { call } from "./http.js";
 
+const NAME_RULE = "Use letters, digits, - and _, and begin with a letter or a digit";
+
 /** Return the controls of a name and of the model's settings, by the names that the API gives them. */
 export function sharedControls() {
   const model = element("select");
@@ -68,7 +70,8 @@ export function showErrors(controls, problems) {
   for (const [name, text] of Object.entries(problems)) {
     const known = Object.keys(controls).find((one) => name === one || name.startsWith(`${one}.`));
     if (known && controls[known].offsetParent && controls[known].hasAttribute("aria-describedby")) {
-      setError(controls[known], text);
+      // The API gives the regular expression of a name.
+      setError(controls[known], known === "id" && text.includes("match pattern") ? NAME_RULE : text);
       first ??= controls[known];
     } else {
       rest.push(name ? `${name}: ${text}` : text);

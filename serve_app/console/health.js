@@ -3,14 +3,15 @@
 import { element } from "./elements.js";
 import { call, poll } from "./http.js";
 import { curve, histogram } from "./plots.js";
-import { badge, figures, number } from "./words.js";
+import { badge, figures, number, sum } from "./words.js";
 
-const CAPACITY = 90; // points of a curve, one each 2 s
+const SPAN_S = 180; // of a curve
+const MAX_JOBS = 100; // GET /overview counts only the newest jobs
 
 export function show(page) {
   const message = element("p.muted", { role: "status" });
   const content = element("div.stack");
-  const rates = new Map(); // images per second by model, the newest last
+  const rates = new Map(); // pairs of a time in seconds and images per second by model, the newest last
   const dashboard = element("p.muted");
   page.append(element("div.row.spread", {}, element("h1", {}, "Health"), dashboard), message, content);
   return poll(read, 2);
@@ -19,8 +20,11 @@ export function show(page) {
     try {
       const overview = await call("/overview");
       for (const { status, images_per_s } of overview.models) {
-        const values = rates.get(status.name) ?? [];
-        rates.set(status.name, [...values, images_per_s].slice(-CAPACITY));
+        const points = [...(rates.get(status.name) ?? []), [overview.at_s, images_per_s]];
+        rates.set(
+          status.name,
+          points.filter(([at_s]) => at_s >= overview.at_s - SPAN_S),
+        );
       }
       message.textContent = "";
       if (!dashboard.children.length) dashboard.append(...dashboardLink(overview.dashboard_url));
@@ -73,10 +77,11 @@ function modelCard({ status, replicas, images_per_s, mean_batch_size, queue_dela
       ["queue delay", queue_delay_ms === null ? "–" : `${queue_delay_ms.toFixed(1)} ms`],
       ["images", number(images)],
     ]),
+    element("p.muted", {}, "Images of requests, streams and jobs."),
     element(
       "div.grid",
       {},
-      curve("Images per second", rates, CAPACITY, "/s"),
+      curve("Images per second", rates, SPAN_S, "/s"),
       ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one)),
     ),
   );
@@ -86,6 +91,7 @@ function requestsCard({ requests_per_s, stages }) {
   return card(
     "Requests",
     element("h2", {}, "Requests"),
+    element("p.muted", {}, "Images of requests, without those of streams and jobs."),
     figures([["images/s", requests_per_s.toFixed(1)]]),
     ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one)),
   );
@@ -96,7 +102,7 @@ function statesCard({ replicas, streams, jobs }) {
     "What runs",
     element("h2", {}, "What runs"),
     counts("Streams", streams, badge),
-    counts("Jobs", jobs, badge),
+    counts(sum(jobs ?? {}) < MAX_JOBS ? "Jobs" : `The newest ${MAX_JOBS} jobs`, jobs, badge),
     counts("Replicas", replicas, (name) => name),
   );
 }

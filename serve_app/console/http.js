@@ -49,12 +49,37 @@ export async function send(path, { method = "GET", json, body, headers = {}, sig
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { code: "unreachable", detail: "the server does not answer; is it still running?" });
+    throw unreachable();
   }
   if (response.ok) return response;
-  const problem = await response.json().catch(() => ({}));
-  if (response.status === 401 && path !== "/session") document.dispatchEvent(new Event("signed-out"));
-  throw new ApiError(response.status, problem);
+  throw refusal(path, response.status, await response.json().catch(() => ({})));
+}
+
+/** Send a form and return the JSON of the response, as `call` does. Tell `onProgress` which share of it is sent. */
+export function upload(path, form, onProgress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch() does not say how much it has sent
+    request.open("POST", url(path));
+    request.responseType = "json";
+    if (csrfToken) request.setRequestHeader("X-CSRF-Token", csrfToken);
+    request.upload.addEventListener("progress", ({ loaded, total }) => onProgress(loaded / total));
+    request.addEventListener("error", () => reject(unreachable()));
+    request.addEventListener("load", () => {
+      const { status, response } = request;
+      if (status < 300) resolve(response);
+      else reject(refusal(path, status, response ?? {}));
+    });
+    request.send(form);
+  });
+}
+
+function unreachable() {
+  return new ApiError(0, { code: "unreachable", detail: "the server does not answer; is it still running?" });
+}
+
+function refusal(path, status, problem) {
+  if (status === 401 && path !== "/session") document.dispatchEvent(new Event("signed-out"));
+  return new ApiError(status, problem);
 }
 
 /** Send a request and return the JSON of the response. */

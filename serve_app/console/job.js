@@ -10,6 +10,7 @@ import { badge, clock, duration, figures, number, reasons, setBadge } from "./wo
 const AT_REST = ["completed", "cancelled", "failed", "expired"];
 const FORMATS = ["jsonl", "csv", "coco", "yolo"];
 const PAGE = 24; // items
+const SEARCHED = 200; // items that are read at once to find those with a label
 
 export function showJob(page, id) {
   const state = element("span");
@@ -25,13 +26,14 @@ export function showJob(page, id) {
     "succeeded",
     { "aria-label": "Items", change: restart },
   );
-  const label = choice([["", "every label"]], "", { "aria-label": "Label", change: filterByLabel });
+  const label = choice([["", "every label"]], "", { "aria-label": "Label", change: restart });
   const pictures = element("div.pictures");
   const more = button("Show more", () => load(), { hidden: true });
   const nothing = element("p.muted", { role: "status" });
   let status = null;
   let next = null;
-  let shown = 0;
+  let shown = 0; // items on the page
+  let turn = 0; // counts the listings, so that one that was left ends
 
   page.append(
     element("p", {}, element("a", { href: "#/jobs" }, "All jobs")),
@@ -53,9 +55,10 @@ export function showJob(page, id) {
 
   async function read() {
     try {
-      const before = status?.succeeded ?? 0;
+      const before = status && status.succeeded + status.failed;
       update(await call(path("jobs", id)));
-      if (shown < PAGE && status.succeeded + status.failed > before) restart();
+      // With a label, a person restarts it, because it may have to look at all items.
+      if (!label.value && shown < PAGE && status.succeeded + status.failed !== before) restart();
     } catch (error) {
       setText(cause, error.message);
     }
@@ -126,43 +129,44 @@ export function showJob(page, id) {
   function restart() {
     next = null;
     shown = 0;
+    label.hidden = filter.value === "failed"; // failed items have no labels
     pictures.replaceChildren();
-    load();
+    return load();
   }
 
+  /** Show the next items that have the chosen label. Read on until there is a page of them, or no further item. */
   async function load() {
-    const state_wanted = filter.value;
+    const mine = ++turn;
+    const wanted = shown + PAGE;
+    const isFailed = filter.value === "failed";
+    const hasLabel = (item) => isFailed || !label.value || labelsOf(item).includes(label.value);
     try {
-      const after = next === null ? "" : `&after=${next}`;
-      const found = await call(`${path("jobs", id, "items")}?state=${state_wanted}&limit=${PAGE}${after}`);
-      if (state_wanted !== filter.value) return;
-      if (!after) pictures.replaceChildren();
-      next = found.next;
-      shown = after ? shown + found.items.length : found.items.length;
-      pictures.append(...found.items.map(state_wanted === "failed" ? failedItem : resultItem));
+      do {
+        const after = next === null ? "" : `&after=${next}`;
+        const limit = label.value ? SEARCHED : PAGE;
+        const found = await call(`${path("jobs", id, "items")}?state=${filter.value}&limit=${limit}${after}`);
+        if (mine !== turn) return;
+        const matches = found.items.filter(hasLabel);
+        const items = matches.slice(0, wanted - shown);
+        pictures.append(...items.map(isFailed ? failedItem : resultItem));
+        shown += items.length;
+        next = items.length < matches.length ? items.at(-1).item : found.next;
+        if (next !== null && shown < wanted) setText(nothing, "Looking for further items with this label…");
+      } while (next !== null && shown < wanted);
       more.hidden = next === null;
-      filterByLabel();
+      setText(nothing, shown ? "" : "Nothing to show here.");
     } catch (error) {
-      notifyError(error);
+      if (mine === turn) notifyError(error);
     }
-  }
-
-  function filterByLabel() {
-    let visible = 0;
-    for (const figure of pictures.children) {
-      figure.hidden = Boolean(label.value) && figure.labels && !figure.labels.includes(label.value);
-      visible += figure.hidden ? 0 : 1;
-    }
-    setText(nothing, visible ? "" : "Nothing to show here.");
   }
 
   function resultItem(item) {
-    const labels = [...item.detections, ...(item.classes ?? [])].map((one) => one.label);
+    const labels = labelsOf(item);
     const counts = {};
     for (const one of item.detections.length ? labels : labels.slice(0, 1)) counts[one] = (counts[one] ?? 0) + 1;
     const address = url(path("jobs", id, "items", String(item.item), "image"));
     const time = item.time_s === null || item.time_s === undefined ? "" : ` at ${duration(item.time_s)}`;
-    const figure = element(
+    return element(
       "figure.card",
       {},
       element(
@@ -172,8 +176,6 @@ export function showJob(page, id) {
       ),
       element("figcaption", {}, element("div", {}, item.name, time), element("small", {}, reasons(counts))),
     );
-    figure.labels = labels;
-    return figure;
   }
 
   function failedItem(item) {
@@ -190,4 +192,8 @@ export function showJob(page, id) {
       ),
     );
   }
+}
+
+function labelsOf(item) {
+  return [...item.detections, ...(item.classes ?? [])].map(({ label }) => label);
 }

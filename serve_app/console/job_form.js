@@ -2,7 +2,7 @@
 
 import { element, field } from "./elements.js";
 import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
-import { call } from "./http.js";
+import { call, upload } from "./http.js";
 
 const KINDS = {
   files: "A folder or a glob on the server",
@@ -11,6 +11,7 @@ const KINDS = {
   video: "A video on the server",
   archive: "An archive on the server",
 };
+const PATHS = { files: "/data/night/**/*.jpg", video: "/data/night.mp4", archive: "/data/night.zip" }; // examples
 
 export function showJobForm(page) {
   const controls = {
@@ -29,7 +30,11 @@ export function showJobForm(page) {
     text,
   ]);
   const fields = {
-    path: field("Path", controls["source.path"], "Below the server's media folders, such as night/**/*.jpg"),
+    path: field(
+      "Path",
+      controls["source.path"],
+      "The whole path, below one of the server's media folders (SERVE_APP_MEDIA_DIRS).",
+    ),
     every_s: field("One frame in so many seconds", controls["source.every_s"], "Empty for every frame."),
     urls: field(
       "URLs, one a line",
@@ -39,6 +44,7 @@ export function showJobForm(page) {
     upload: element("div.pair", {}, field("Images", files), field("Or a folder of images", folder)),
   };
   const problem = element("p.problem", { role: "alert", hidden: true });
+  const progress = element("progress", { hidden: true, "aria-label": "Upload" });
   const submit = element("button.primary", { type: "submit" }, "Start the job");
   page.append(
     element("h1", {}, "Start a job"),
@@ -60,6 +66,7 @@ export function showJobForm(page) {
         element("div.row", {}, ...formats.map((control) => check(control.value, control))),
       ),
       problem,
+      progress,
       element("div.row", {}, submit, element("a.button", { href: "#/jobs" }, "Cancel")),
     ),
   );
@@ -70,7 +77,8 @@ export function showJobForm(page) {
   }
 
   function refresh() {
-    fields.path.hidden = !["files", "video", "archive"].includes(kind());
+    fields.path.hidden = !(kind() in PATHS);
+    controls["source.path"].placeholder = PATHS[kind()] ?? "";
     fields.every_s.hidden = kind() !== "video";
     fields.urls.hidden = kind() !== "urls";
     fields.upload.hidden = kind() !== "upload";
@@ -94,15 +102,15 @@ export function showJobForm(page) {
     try {
       const job = spec();
       const chosen = [...files.files, ...folder.files];
-      let request = { method: "POST", json: job };
+      let form = null;
       if (job.source.type === "upload") {
         if (!chosen.length) return fail("Choose at least one image.");
-        const form = new FormData();
+        form = new FormData();
         form.append("job", JSON.stringify(job));
         for (const file of chosen) form.append("file", file);
-        request = { method: "POST", body: form };
       }
-      const { job_id } = await call("/jobs", request);
+      const request = form ? upload("/jobs", form, showProgress) : call("/jobs", { method: "POST", json: job });
+      const { job_id } = await request;
       location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
     } catch (error) {
       const plain = (name) => name.replace(/^source\.(files|urls|video|archive|upload)\./, "source.");
@@ -110,7 +118,14 @@ export function showJobForm(page) {
       fail(showErrors(controls, Object.fromEntries(problems)));
     } finally {
       submit.disabled = false;
+      progress.hidden = true;
     }
+  }
+
+  function showProgress(share) {
+    progress.hidden = false;
+    if (share < 1) progress.value = share;
+    else progress.removeAttribute("value"); // all is sent, and the server stores it
   }
 
   function fail(text) {

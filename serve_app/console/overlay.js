@@ -33,41 +33,51 @@ export function colourOf(classId) {
   return `hsl(${Math.round(200 + classId * GOLDEN_ANGLE) % 360} 85% 66%)`;
 }
 
-/** Return an SVG over an image of this size in pixels. It has a group for each detection, in their order. */
+/**
+ * Return an SVG over an image of this size in pixels. It has a group for each detection, in their order, and above all
+ * of them the labels, the first on top.
+ */
 export function overlay(size, detections, label) {
   const layer = svg("svg.overlay", {
     viewBox: `0 0 ${size.width} ${size.height}`,
     role: "img",
     "aria-label": label,
   });
-  layer.append(...detections.map((one) => drawing(one)));
+  layer.append(...detections.map(drawing), ...detections.map(caption).reverse());
   return layer;
 }
 
-/** Place the labels. Their size on the screen does not depend on the size of the image. */
+/**
+ * Place the labels. Their size on the screen does not depend on the size of the image. A label is above its box, or
+ * else inside at the top, or else below: the first place in the image that covers no earlier label.
+ */
 export function placeLabels(layer) {
   const { width: shown_px } = layer.getBoundingClientRect();
   if (!shown_px) return;
   const scale = layer.viewBox.baseVal.width / shown_px;
   const height = 17 * scale;
-  for (const group of layer.querySelectorAll("g.found")) {
+  const taken = []; // the edges of the plates that are placed
+  for (const group of [...layer.querySelectorAll("g.caption")].reverse()) {
     const [plate, text] = [group.querySelector("rect.plate"), group.querySelector("text")];
     text.setAttribute("font-size", 12 * scale);
     const width = text.getComputedTextLength() + 10 * scale;
     const x = Math.max(0, Math.min(Number(group.dataset.x), layer.viewBox.baseVal.width - width));
-    const above = Number(group.dataset.y) - height;
-    const y = above >= 0 ? above : Number(group.dataset.y);
+    const [y1, y2] = [group.dataset.y1, group.dataset.y2].map(Number);
+    const inside = [y1 - height, y1, y2].filter((one) => one >= 0 && one + height <= layer.viewBox.baseVal.height);
+    const isFree = (y) =>
+      taken.every((one) => x >= one.x + one.width || one.x >= x + width || Math.abs(y - one.y) >= height);
+    const y = inside.find(isFree) ?? Math.max(0, y1 - height);
+    taken.push({ x, y, width });
     for (const [name, value] of Object.entries({ x, y, width, height, rx: 3 * scale })) plate.setAttribute(name, value);
     text.setAttribute("x", x + 5 * scale);
     text.setAttribute("y", y + 12.5 * scale);
-    for (const point of group.querySelectorAll("circle")) point.setAttribute("r", 3.5 * scale);
   }
+  for (const point of layer.querySelectorAll("circle")) point.setAttribute("r", 3.5 * scale);
 }
 
 function drawing(one) {
   const { x1, y1, x2, y2 } = one.bbox;
   const colour = colourOf(one.class_id);
-  const caption = `${shortened(one.label)} ${one.confidence.toFixed(2)}`;
   const shapes = [];
   for (const outline of one.segments ?? []) shapes.push(polygon("polygon.mask", outline, colour));
   if (one.obb) shapes.push(polygon("polygon.box", corners(one.obb), colour));
@@ -80,13 +90,15 @@ function drawing(one) {
       .filter(([, , confidence]) => confidence > VISIBLE)
       .map(([cx, cy]) => svg("circle", { cx, cy, fill: colour })),
   );
+  return svg("g.found", {}, svg("title", {}, one.label), ...shapes);
+}
+
+function caption(one) {
   return svg(
-    "g.found",
-    { "data-x": x1, "data-y": y1 },
-    svg("title", {}, one.label),
-    ...shapes,
-    svg("rect.plate", { fill: colour }),
-    svg("text", {}, caption),
+    "g.caption",
+    { "data-x": one.bbox.x1, "data-y1": one.bbox.y1, "data-y2": one.bbox.y2 },
+    svg("rect.plate", { fill: colourOf(one.class_id) }),
+    svg("text", {}, `${shortened(one.label)} ${one.confidence.toFixed(2)}`),
   );
 }
 

@@ -2,6 +2,7 @@
 
 import { element, svg } from "./elements.js";
 import { milliseconds } from "./timing.js";
+import { number } from "./words.js";
 
 const [WIDTH, HEIGHT] = [300, 100];
 
@@ -39,6 +40,7 @@ export function histogram(title, { bounds_ms, counts }) {
       "div.plot-labels",
       { "aria-hidden": "true" },
       element("span", {}, first ? milliseconds(bounds_ms[first - 1]) : "0 ms"),
+      element("span", {}, total === 1 ? "1 image" : `${number(total)} images`),
       element(
         "span",
         {},
@@ -48,15 +50,15 @@ export function histogram(title, { bounds_ms, counts }) {
   );
 }
 
-/** Return the curve of the newest values, the newest at the right. */
-export function curve(title, values, capacity, unit) {
+/** Return the curve of the last `span_s` seconds. A point is a pair of a time in seconds and a value. */
+export function curve(title, points, span_s, unit) {
+  const values = points.map(([, value]) => value);
   const highest = Math.max(...values, 1e-9);
-  const step = WIDTH / (capacity - 1);
-  const drawn = values.length === 1 ? [values[0], values[0]] : values; // one point is no curve
-  const points = drawn.map(
-    (value, index) => `${WIDTH - (drawn.length - 1 - index) * step},${HEIGHT - 2 - (value / highest) * (HEIGHT - 8)}`,
+  const [now_s, newest] = points.at(-1);
+  const drawn = points.length === 1 ? [[now_s - 2, newest], points[0]] : points; // one point is no curve
+  const corners = drawn.map(
+    ([at_s, value]) => `${WIDTH * (1 - (now_s - at_s) / span_s)},${HEIGHT - 2 - (value / highest) * (HEIGHT - 8)}`,
   );
-  const newest = values.at(-1) ?? 0;
   return element(
     "figure.stack",
     {},
@@ -67,14 +69,14 @@ export function curve(title, values, capacity, unit) {
       element(
         "div.muted",
         {},
-        `now ${newest.toFixed(1)} ${unit}, highest ${Math.max(...values, 0).toFixed(1)} ${unit}`,
+        `now ${newest.toFixed(1)} ${unit}, highest ${Math.max(...values).toFixed(1)} ${unit}`,
       ),
     ),
-    plot(title, [svg("polyline.curve", { points: points.join(" ") })]),
+    plot(title, [svg("polyline.curve", { points: corners.join(" ") })]),
     element(
       "div.plot-labels",
       { "aria-hidden": "true" },
-      element("span", {}, `${Math.round((capacity * 2) / 60)} min ago`),
+      element("span", {}, `${Math.round(span_s / 60)} min ago`),
       element("span", {}, "now"),
     ),
   );

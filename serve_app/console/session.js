@@ -3,6 +3,10 @@
 import { button, element, field, setError } from "./elements.js";
 import { ApiError, call, setCsrfToken } from "./http.js";
 
+const NEEDS_HTTPS =
+  "From another machine, you can sign in only over https, because the browser does not keep the session's cookie " +
+  "otherwise. Open this page over https, or in a browser on the server itself.";
+const NO_COOKIE = "The key is right, but the browser has not kept the session's cookie.";
 const ALL = ["detect", "streams", "jobs", "admin"];
 
 let session = null;
@@ -38,14 +42,17 @@ export function hasKeys() {
 export function signInForm(onDone, reason = "") {
   const key = element("input", { type: "password", autocomplete: "off", required: "", spellcheck: "false" });
   const submit = element("button.primary", { type: "submit" }, "Sign in");
+  const warning = isSecureContext ? null : element("p.problem", { role: "alert" }, NEEDS_HTTPS);
   const form = element(
     "form.card.sign-in",
     { submit: enter },
     element("h1", {}, "Sign in"),
     element("p.muted", {}, reason || "This server has API keys. Enter yours to use this page."),
+    warning,
     field("API key", key, "The page keeps no key: it becomes a cookie that scripts cannot read and that expires."),
     element("div.row", {}, submit),
   );
+  document.title = "Sightline";
   setTimeout(() => key.focus());
   return form;
 
@@ -53,7 +60,8 @@ export function signInForm(onDone, reason = "") {
     event.preventDefault();
     submit.disabled = true;
     try {
-      use(await call("/session", { method: "POST", json: { key: key.value.trim() } }));
+      await call("/session", { method: "POST", json: { key: key.value.trim() } });
+      if (!(await readSession())) throw new Error(NO_COOKIE);
       key.value = "";
       onDone();
     } catch (error) {

@@ -10,7 +10,7 @@ export function shellWord(value) {
 }
 
 /** Return the three forms of a call of POST /detect, as pairs of a title and a text. */
-export function snippets({ file, confidence, iou, classes, model, defaultModel, labels, withKey }) {
+export function snippets({ file, isSample, confidence, iou, hasIou, classes, model, defaultModel, labels, withKey }) {
   const query = new URLSearchParams({ confidence, iou });
   for (const label of classes) query.append("classes", label);
   const options = [`confidence=${confidence}`, `iou=${iou}`];
@@ -39,10 +39,12 @@ export function snippets({ file, confidence, iou, classes, model, defaultModel, 
     `    result = client.detect(${[JSON.stringify(file), ...options].join(", ")})`,
     "    print(result.labels, result.xyxy)",
   ];
+  const download = isSample ? [`curl -sO ${shellWord(`${SERVER}/console/samples/${file}`)}`] : [];
+  const note = hasIou ? ["# This command has no option for IoU: the server's own is used."] : [];
   return [
-    ["curl", curl.join(" \\\n  ")],
-    ["Python", python.join("\n")],
-    ["Command", words.join(" ")],
+    ["curl", [...download, curl.join(" \\\n  ")].join("\n")],
+    ["Python", [...download.map((line) => `# ${line}`), ...python].join("\n")],
+    ["Command", [...note, ...download, words.join(" ")].join("\n")],
   ];
 }
 

@@ -17,7 +17,7 @@ const PAUSE_MS = 120; // after the last move of a slider
 
 export function show(page) {
   let models = [{ name: "default", labels: [] }];
-  let picture = null; // { blob, name, url }
+  let picture = null; // { blob, name, isSample, url, isBroken }; isBroken: this browser cannot show it
   let newest = 0; // counts choices of images, so that a sample that arrives late does not replace a later choice
   let latest = null; // { result, roundTrip_ms }
   let running = null; // the AbortController of the request in flight
@@ -67,7 +67,7 @@ export function show(page) {
         {},
         element(
           "div.card.drop",
-          { dragover: (event) => event.preventDefault(), drop: dropped },
+          {},
           element(
             "div.row.spread",
             {},
@@ -105,13 +105,15 @@ export function show(page) {
   );
   const resized = new ResizeObserver(() => stage.querySelector("svg") && placeLabels(stage.querySelector("svg")));
   resized.observe(stage);
-  addEventListener("paste", pasted);
+  // On the whole window, so that the browser does not open a file that is dropped beside the card.
+  const listeners = { paste: pasted, dragover: dragged, dragleave: dragged, drop: dropped };
+  for (const [name, listener] of Object.entries(listeners)) addEventListener(name, listener);
   readModels().then(() => picture ?? use(`/console/samples/${SAMPLES[0][0]}`, SAMPLES[0][0]));
   return () => {
     running?.abort();
     clearTimeout(timer);
     resized.disconnect();
-    removeEventListener("paste", pasted);
+    for (const [name, listener] of Object.entries(listeners)) removeEventListener(name, listener);
     if (picture) URL.revokeObjectURL(picture.url);
   };
 
@@ -193,8 +195,15 @@ export function show(page) {
     if (blob) take(blob, blob.name);
   }
 
-  function dropped(event) {
+  function dragged(event) {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
+    const isOver = event.type === "dragover" || (event.type === "dragleave" && event.relatedTarget !== null);
+    page.querySelector(".drop").classList.toggle("targeted", isOver);
+  }
+
+  function dropped(event) {
+    dragged(event);
     const [blob] = event.dataTransfer.files;
     if (blob) take(blob, blob.name);
   }
@@ -208,39 +217,42 @@ export function show(page) {
     const mine = ++newest;
     try {
       const blob = await (await send(address)).blob();
-      if (mine === newest) take(blob, name);
+      if (mine === newest) take(blob, name, true);
     } catch (error) {
       notifyError(error);
     }
   }
 
-  function take(blob, name) {
+  function take(blob, name, isSample = false) {
     newest += 1;
     if (picture) URL.revokeObjectURL(picture.url);
-    picture = { blob, name, url: URL.createObjectURL(blob) };
+    picture = { blob, name, isSample, url: URL.createObjectURL(blob), isBroken: false };
     latest = null;
-    const image = element("img", { src: picture.url, alt: `The image ${name}` });
-    image.addEventListener("error", () => showDrawing(image, picture), { once: true });
+    const [shown, image] = [picture, element("img", { src: picture.url, alt: `The image ${name}` })];
+    image.addEventListener("error", onBroken, { once: true });
     stage.replaceChildren(image);
     clearTimeout(timer);
     detect();
+
+    function onBroken() {
+      shown.isBroken = image.hidden = true;
+      if (picture === shown && latest) showDrawing();
+    }
   }
 
-  /** The browser cannot show this format, such as HEIC, so show the server's drawing. */
-  async function showDrawing(image, shown) {
+  /** Show the server's drawing, because the browser cannot show this format, such as HEIC. It has no boxes. */
+  async function showDrawing() {
+    const [shown, image] = [picture, stage.querySelector("img")];
+    shown.isBroken = false;
     try {
-      const response = await send(`/detect?${query()}`, {
-        method: "POST",
-        body: shown.blob,
-        headers: { Accept: "image/jpeg" },
-      });
+      const options = { method: "POST", body: shown.blob, headers: { Accept: "image/jpeg" } };
+      const drawing = await (await send("/detect?confidence=1", options)).blob();
       if (picture !== shown) return;
       URL.revokeObjectURL(shown.url);
-      shown.url = URL.createObjectURL(await response.blob());
-      image.src = shown.url;
-      stage.querySelector("svg")?.remove();
+      image.src = shown.url = URL.createObjectURL(drawing);
+      image.hidden = false;
     } catch {
-      image.remove(); // the request for the JSON shows the error
+      // the list still has what was found
     }
   }
 
@@ -269,9 +281,13 @@ export function show(page) {
       latest = { result, roundTrip_ms: performance.now() - startedAt_ms };
       problem.hidden = true;
       draw();
+      if (shown.isBroken) showDrawing();
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
-      problem.textContent = error.message;
+      if (error.code === "undecodable") {
+        const reason = element("details", {}, element("summary", {}, "The server's answer"), error.message);
+        problem.replaceChildren("This file is not an image that the server can read.", reason);
+      } else problem.textContent = error.message;
       problem.hidden = false;
       stage.querySelector("svg")?.remove();
       findings.replaceChildren();
@@ -300,8 +316,10 @@ export function show(page) {
       findings.append(element("li.muted", {}, "Nothing was found. A lower confidence finds more."));
     const settings = {
       file: picture.name,
+      isSample: picture.isSample,
       confidence: confidence.input.value,
       iou: iou.input.value,
+      hasIou: !iou.input.disabled,
       classes: selected(),
       model: model.value || models[0].name,
       defaultModel: models[0].name,

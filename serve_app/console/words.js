@@ -4,17 +4,7 @@ import { element, setText } from "./elements.js";
 
 const KINDS = {
   good: ["running", "completed", "ready", "ok", "steady"],
-  warn: [
-    "starting",
-    "reconnecting",
-    "stalled",
-    "changing",
-    "unknown",
-    "frozen?",
-    "learning",
-    "collecting",
-    "cancelling",
-  ],
+  warn: ["starting", "reconnecting", "stalled", "changing", "unknown", "frozen?", "cancelling"],
   bad: ["failed", "blocked", "unavailable", "covered", "blurred", "dark", "frozen", "moved", "drifting"],
 };
 

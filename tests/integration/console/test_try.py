@@ -6,6 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Route, expect
 
+from serve_app.images.drawing import encode_jpeg
 from tests.integration.console.conftest import SCREENSHOTS, Open, check
 from tests.support import squares
 from tests.support.squares import LABELS, Square
@@ -98,10 +99,41 @@ def test_a_sample_that_arrives_late_does_not_replace_the_chosen_image(open_page:
     assert page.get_by_role("img", name="The image belt.jpg").count() == 0
 
 
-def test_an_image_that_cannot_be_decoded_shows_the_reason(open_page: Open, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_sent_once_and_shows_the_reason(open_page: Open, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     page = open_page("#/try")
+    expect(page.get_by_role("tabpanel")).to_contain_text("@parcels.jpg")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if "/detect" in request.url else None)
     page.locator("input[type=file]").first.set_input_files(broken)
-    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("This file is not an image that the server can read.")
     expect(page.locator("svg.overlay")).to_have_count(0)
+    expect(page.get_by_role("img", name="The image broken.png")).to_be_hidden()  # the browser has read it too
+    assert len(sent) == 1
+    check(page, "broken")
+
+
+def test_an_image_that_the_browser_cannot_show_is_drawn_once_without_boxes(open_page: Open, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.tiff"
+    pixels = squares.picture([Square("red", 2, 5), Square("green", 30, 8, 230)], scale=2)
+    scan.write_bytes(squares.encode(pixels, ".tiff"))
+    page = open_page("#/try")
+    expect(page.get_by_role("tabpanel")).to_contain_text("@parcels.jpg")
+    drawings: list[bytes] = []
+
+    def keep_drawing(route: Route) -> None:
+        if route.request.headers.get("accept") != "image/jpeg":
+            return route.continue_()
+        response = route.fetch()
+        drawings.append(response.body())
+        return route.fulfill(response=response)
+
+    page.route("**/detect?*", keep_drawing)
+    page.locator("input[type=file]").first.set_input_files(scan)
+    expect(page.get_by_role("img", name="The image scan.tiff")).to_be_visible()
+    boxes = page.locator("svg.overlay rect.box")
+    expect(boxes).to_have_count(1)
+    page.get_by_label("Confidence").fill("0.1")
+    expect(boxes).to_have_count(2)
+    assert drawings == [encode_jpeg(pixels)]
