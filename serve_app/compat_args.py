@@ -70,6 +70,11 @@ class CompatArgs(Section):
 
     not_from_env = frozenset({"deepstack", "ultralytics", "open_inference", "roboflow"})
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether at least one protocol is enabled."""
+        return any(one.enabled for one in (self.deepstack, self.ultralytics, self.open_inference, self.roboflow))
+
 
 class CorsArgs(Section):
     """The sites whose web pages may read the server's answers."""

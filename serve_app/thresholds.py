@@ -77,7 +77,10 @@ def to_text(value: float | str | Mapping[str, float]) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     text = ",".join(f"{name}:{each}" for name, each in value.items())
-    sent = parse(text)
+    try:
+        sent = parse(text)
+    except ValueError:
+        sent = {}
     if lost := [str(name) for name in value if str(name) not in sent]:
         raise ValueError(f"confidence: the label {_quoted(lost[0])} cannot be sent in a query; use its class id")
     return text

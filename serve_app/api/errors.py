@@ -77,7 +77,7 @@ def register(api: FastAPI, metrics: Metrics) -> None:
         headers = exc.headers or {}
         if exc.status_code == 404:
             protocol: Protocol | None = request.scope["state"]["protocol"]
-            advice = f"{protocol.lacks} are not supported" if protocol else "/docs lists the routes"
+            advice = f"check the path; {protocol.lacks} are not supported" if protocol else "/docs lists the routes"
             error: ServeAppError = NotFound(f"no such route; {advice}")
         elif exc.status_code == 405:
             error = Malformed(

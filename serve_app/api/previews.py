@@ -199,19 +199,18 @@ class _Watcher:
             if self._asked is not None and now_s >= self._next_change_at_s:
                 self._watch(self._asked)
                 self._asked, self._next_change_at_s = None, now_s + _CHANGE_INTERVAL_S
-            due = [name for name in self._waiting if self._due_at_s.get(name, 0.0) <= now_s]
-            for name in due:
-                newest = self._waiting.pop(name, None)  # the client may watch other streams now
-                if newest is None:
-                    continue
-                self._due_at_s[name] = time.monotonic() + 0.9 * self.interval_s  # frames are not quite regular
+            self._arrived.clear()
+            due_at_s = {name: self._due_at_s.get(name, 0.0) for name in self._waiting}
+            name = min(due_at_s, key=due_at_s.__getitem__, default=None)
+            if name is not None and due_at_s[name] <= now_s:
+                newest = self._waiting.pop(name)
+                self._due_at_s[name] = now_s + 0.9 * self.interval_s  # frames are not quite regular
                 if isinstance(newest, Snapshot):
                     await socket.send_bytes(_message(name, newest))
                 else:
                     await socket.send_json({"stream_id": name, "code": newest.code, "detail": newest.detail})
-            self._arrived.clear()
-            later = [self._due_at_s.get(name, 0.0) for name in self._waiting]
-            later += [] if self._asked is None else [self._next_change_at_s]
+                continue
+            later = [*due_at_s.values()] + ([] if self._asked is None else [self._next_change_at_s])
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(later) - time.monotonic()) if later else None):
                     await self._arrived.wait()

@@ -41,7 +41,8 @@ def router(streams: Streams) -> Router:
         stream_id: StreamId,
         who: Who,
         before: Annotated[
-            str | None, Query(max_length=64, description="The name of a recording. Return the recordings before it.")
+            str | None,
+            Query(min_length=1, max_length=64, description="The name of a recording. Return the recordings before it."),
         ] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> RecordingList:

@@ -117,7 +117,7 @@ def router() -> Router:
 
 
 def _is_secure(request: Request) -> bool:
-    """Return whether the cookie needs https. Behind a proxy with TLS, only ``Origin`` may tell."""
+    """Return whether the cookie needs https. Behind a proxy, ``Origin`` may be the only sign of https."""
     return request.headers.get("origin", "").startswith("https:") or not is_loopback_host(request)
 
 

@@ -333,10 +333,11 @@ def recordings(
 
     with connect(url) as client:
         for clip in (recording.clip for recording in client.streams.recordings(stream_id) if recording.clip):
-            if save is not None and not (save / clip).exists():
+            if save is not None:
                 try:
                     save.mkdir(parents=True, exist_ok=True)
-                    client.streams.save_recording(stream_id, clip, save / clip)
+                    if not (save / clip).exists():
+                        client.streams.save_recording(stream_id, clip, save / clip)
                 except NotFoundError:
                     continue  # the recorder has just deleted its oldest clip
                 except OSError as exc:

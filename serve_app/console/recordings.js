@@ -80,7 +80,7 @@ export function recordingsOf(id) {
             { href: address(clip), download: clip, "aria-label": `Download the clip of ${time}` },
             fileSize(size_bytes),
           )
-        : element("span.muted", {}, "recording"),
+        : element("span.muted", {}, "not finished"),
     );
     const view = clip
       ? button("", () => play(clip, snapshot, time), { class: "clip", "aria-label": `Play the clip of ${time}` })

@@ -108,7 +108,8 @@ def applications_of(config: Json) -> Iterator[tuple[str, AppArgs, list[DetectorA
         if application["import_path"] == IMPORT_PATH:
             args = parse_args(application.get("args", {}))
             open_webhook(args.drift, args.outbound.guard())  # raises ConfigError
-            ModelNames(args)  # raises ConfigError
+            if args.compat.is_enabled:
+                ModelNames(args)  # raises ConfigError
             if args.telemetry.cloudwatch:
                 open_outlet(args.telemetry.cloudwatch)  # raises ConfigError, and connects to nothing
             deployments = {one["name"]: one for one in application.get("deployments", [])}

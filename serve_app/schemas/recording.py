@@ -38,7 +38,7 @@ class RecordedClip(BaseModel):
     name: str
     triggered_at_s: float = Field(description="When the first object was detected, in seconds since the epoch.")
     clip: str | None = Field(
-        pattern=_FILE_NAME, description="The file name of the clip; null while the clip is being recorded."
+        pattern=_FILE_NAME, description="The file name of the clip; null while it is not finished."
     )
     snapshot: str | None = Field(pattern=_FILE_NAME, description="The file name of the snapshot.")
     size_bytes: int | None = Field(description="The size of the clip.")

@@ -100,7 +100,7 @@ class Line(Spec):
     end: Point
     labels: list[Label] = []
     confidence: Confidence | None = added(
-        "Count only objects that are above this confidence before and after the line: see `Zone`."
+        "Count only objects above this confidence, as for `Zone`. Their confidence counts on both sides of the line."
     )
 
     @model_validator(mode="after")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from serve_app.config import StreamArgs
 from serve_app.errors import Conflict, Forbidden, NotFound, ServeAppError, Unavailable
@@ -28,7 +30,7 @@ from serve_app.types import EventPage, Principal, Snapshot
 _STORE_POLL_INTERVAL_S = 0.5
 _POLL_INTERVAL_S = 5.0  # between two status requests to the same worker
 _REGIONS_TIMEOUT_S = 20.0
-_RECORDINGS_AT_ONCE = 2  # files that are read at once, so that a slow disk leaves threads for the store
+_RECORDING_READERS = 2
 _NO_WORKER_PAUSE_S = 1.0  # before an empty answer for a stream without a worker, so that clients do not busy-poll
 
 
@@ -66,7 +68,8 @@ class Supervision:
         self._keep_alive = KeepAlive(self.registry, workers)
         self._hand_over = HandOver(self.registry, workers, self._keep_alive)
         self._admitting = asyncio.Lock()  # held during an admission, because each admitted stream uses capacity
-        self._reading = asyncio.Semaphore(_RECORDINGS_AT_ONCE)
+        # Their own threads, so that a slow disk with recordings leaves the other threads to the store.
+        self._readers = ThreadPoolExecutor(_RECORDING_READERS, "recordings")
         self._tasks = [asyncio.create_task(self._take_over())]
 
     @uninterrupted
@@ -219,16 +222,15 @@ class Supervision:
         recordings = await self._recordings(stream_id, who)
         if recordings is None:
             return RecordingList(recordings=[])
-        async with self._reading:
-            return await asyncio.to_thread(recordings.page, before, limit)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, recordings.page, before, limit)
 
     async def read_recording(self, stream_id: str, who: Principal, file_name: str, offset: int, size: int) -> FilePiece:
         """Return a piece of a clip or of a snapshot."""
         recordings = await self._recordings(stream_id, who)
         if recordings is None:
             raise NotFound("streams.output_dir is not set, so streams have no recordings")
-        async with self._reading:
-            return await asyncio.to_thread(recordings.read, file_name, offset, size)
+        read = partial(recordings.read, file_name, offset, size)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     def check(self) -> None:
         """Raise the error of any background task that has failed."""
@@ -253,6 +255,7 @@ class Supervision:
             await self._keep_alive.end_all()  # also ends the tasks that these changes have started
             await self.registry.finish_changes()  # waits for the writes that these tasks had begun
         finally:
+            self._readers.shutdown(wait=False, cancel_futures=True)
             self._store.release()
 
     async def _take_over(self) -> None:

@@ -14,7 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Message, Receive, Scope
 
-from serve_app.api.access.protocols import KeyPlace, Protocol, address_of
+from serve_app.api.access.protocols import KeyPlace, Protocol, client_of
 from serve_app.api.bodies import json_body_bytes, read_body
 from serve_app.api.multipart import TooManyParts, split
 from serve_app.config import LimitArgs
@@ -44,7 +44,8 @@ _WORDS: dict[KeyPlace, str] = {
 def take_from_query(scope: Scope, protocol: Protocol | None) -> str:
     """Return the API key in the query, and remove it from there, so that nothing that logs the query can show it.
 
-    If the key may not be in the query, return an empty string, and leave only the parameter's name for the error.
+    If the key may not be in the query, return an empty string. The parameter then stays without its value, so that the
+    route can refuse it by its name.
     """
     query: bytes = scope["query_string"]
     if _NAME.encode() not in query and b"%" not in query:
@@ -107,7 +108,7 @@ class BodyKeys:
         """
         limits = self._limits
         max_bytes = json_body_bytes(limits) if place == "json" else limits.max_body_mib * 2**20
-        line = self._lines.setdefault(address_of(request), _Line())
+        line = self._lines.setdefault(client_of(request), _Line())
         is_reading = False
         with self._waiting.one(), line.waiting.one():
             try:

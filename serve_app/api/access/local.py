@@ -38,7 +38,7 @@ def check_local(request: HTTPConnection, origins: Collection[str]) -> None:
             "access.keys_file: it is not set, so only requests to localhost are accepted; set it and send an API key"
         )
     origin = request.headers.get("origin")
-    if request.scope["type"] == "websocket":  # a browser may send no Sec-Fetch-Site, which tells pages of other ports
+    if request.scope["type"] == "websocket":  # only Sec-Fetch-Site tells pages of other ports, and it may be missing
         is_foreign = origin is not None and not is_own_origin(request)
     else:
         is_foreign = origin is not None and not _is_loopback(_host(origin))

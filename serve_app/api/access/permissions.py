@@ -21,8 +21,6 @@ from starlette.types import Scope
 from serve_app.api.access.keys import Permission, RoutePermission
 from serve_app.api.access.protocols import Protocol
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
 
 class Router(APIRouter):
     """An APIRouter whose routes all need the same permission, or no API key if the permission is None.
@@ -118,4 +116,4 @@ def _access_to(route: BaseRoute, router: Router) -> RouteAccess:
 def _access_to_unknown(protocol: Protocol) -> RouteAccess:
     """Return the access rules for the paths of a protocol that no route matches."""
     pattern = re.compile(f"(?:{'|'.join(protocol.prefixes)})(?:/|$)")
-    return RouteAccess("", pattern, _METHODS, "detect", reads_own_body=True, protocol=protocol)
+    return RouteAccess("", pattern, frozenset(), None, reads_own_body=False, protocol=protocol)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Literal
 
 from starlette.requests import HTTPConnection
@@ -20,6 +19,7 @@ from serve_app.types import Json
 # multipart form, and the field ``api_key`` of a JSON object.
 KeyPlace = Literal["basic", "query", "form", "json"]
 _BEHIND_HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"  # Ray's flag, which configs/serve.env sets
+_CLIENT_PREFIX = 64  # bits; RFC 4291 gives an interface the other 64
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,20 @@ class Protocol:
         return all(any(address in network for network in self.allow_from) for address in addresses)
 
 
-def address_of(request: HTTPConnection) -> str:
-    """Return the address of the client, which may be a proxy. If HAProxy is enabled, it has added the address."""
-    peer = request.client.host if request.client else ""
-    forwarded = request.headers.getlist("x-forwarded-for")
-    if _BEHIND_HAPROXY and forwarded:
-        with suppress(ValueError):
-            return forwarded[-1].rpartition(",")[2].strip() if _address(peer).is_loopback else peer
-    return peer
+def client_of(request: HTTPConnection) -> str:
+    """Return the client's address, for fairness only, because a client without HAProxy can claim any address.
+
+    HAProxy, which may run on another node, adds its client's address as the last one. A client of IPv6 often has a
+    whole network of addresses, so its network is returned.
+    """
+    text = request.client.host if request.client else ""
+    if _BEHIND_HAPROXY and (forwarded := request.headers.getlist("x-forwarded-for")):
+        text = forwarded[-1].rpartition(",")[2].strip()
+    try:
+        address = _address(text)
+    except ValueError:
+        return ""
+    return str(address if address.version == 4 else ip_network((address, _CLIENT_PREFIX), strict=False))
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

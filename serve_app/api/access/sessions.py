@@ -11,13 +11,12 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -90,8 +89,8 @@ def cookie_name(request: HTTPConnection) -> str:
         port = urlsplit(f"//{request.headers.get('host', '')}").port
     except ValueError:
         port = None
-    prefix = re.findall(r"[A-Za-z0-9]+", request.scope.get("root_path", ""))
-    return "_".join([COOKIE, *([str(port)] if port else []), *prefix])
+    prefix = quote(request.scope.get("root_path", "").strip("/"), safe="").replace("%", "-")
+    return COOKIE + (f"_{port}" if port else "") + (f"_{prefix}" if prefix else "")
 
 
 def in_cookie(request: HTTPConnection) -> str:

@@ -11,7 +11,10 @@ from serve_app.config import AppArgs
 
 def routers(backend: Backend, args: AppArgs) -> tuple[Router, ...]:
     """Return the routers of each protocol whose section in ``compat`` has ``enabled: true``."""
-    compat, pictures = args.compat, Pictures(backend, args)
+    compat = args.compat
+    if not compat.is_enabled:
+        return ()
+    pictures = Pictures(backend, args)
     found: list[Router] = []
     if compat.deepstack.enabled:
         found += deepstack.routers(pictures, compat.deepstack)

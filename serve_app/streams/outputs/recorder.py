@@ -163,8 +163,9 @@ class Recorder:
 
     def _finish(self) -> None:
         if self._open_clip is not None:
-            clip, self._open_clip = self._open_clip, None
-            clip.close()
+            clip = self._open_clip
+            clip.close()  # if this fails, the clip is abandoned
+            self._open_clip = None
             self._clips += 1
             self._remove_oldest()
             self._on_clip(clip.notice("finished"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import errno
 import heapq
 import os
 import re
@@ -10,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serve_app.errors import NotFound
+from serve_app.errors import NotFound, Unavailable
 from serve_app.schemas.recording import FilePiece, RecordedClip, RecordingList
 
 CLIP, SNAPSHOT, PART = ".mp4", ".jpg", ".part"
@@ -43,9 +44,13 @@ class Recordings:
         self._first = name_at(since_s)
 
     def page(self, before: str | None, limit: int) -> RecordingList:
-        """Return the newest recordings whose names are below ``before``, the newest first."""
+        """Return the newest recordings whose names are below ``before``, the newest first.
+
+        Raise Unavailable if the folder cannot be read.
+        """
         files = self._files()
-        names = {name for file in files if self._is_own(name := file[: len(self._first)], before)}
+        clips = (file.removesuffix(PART).removesuffix(CLIP) for file in files if not file.endswith(SNAPSHOT))
+        names = {name for name in clips if self._first <= name and (before is None or name < before)}
         newest = heapq.nlargest(limit, names)
         return RecordingList(
             recordings=[self._recording(name, files) for name in newest],
@@ -53,21 +58,28 @@ class Recordings:
         )
 
     def read(self, file_name: str, offset: int, size: int) -> FilePiece:
-        """Return at most ``size`` bytes of a clip or a snapshot. Raise NotFound if there is no such file."""
+        """Return at most ``size`` bytes of a clip or a snapshot.
+
+        Raise NotFound if there is no such file, and Unavailable if it cannot be read.
+        """
         name, suffix = os.path.splitext(file_name)
-        if suffix in {CLIP, SNAPSHOT} and is_recording(file_name) and self._is_own(name, None):
-            with suppress(OSError), open(os.open(self._folder / file_name, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-                file.seek(offset)
-                return FilePiece(file.read(size), os.fstat(file.fileno()).st_size)
+        if suffix in {CLIP, SNAPSHOT} and is_recording(file_name) and self._first <= name:
+            try:
+                with open(os.open(self._folder / file_name, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                    file.seek(offset)
+                    return FilePiece(file.read(size), os.fstat(file.fileno()).st_size)
+            except OSError as exc:
+                if exc.errno not in {errno.ENOENT, errno.ELOOP}:  # ELOOP: it is a link, which no recorder makes
+                    raise _unreadable(exc) from exc
         raise NotFound(f"the stream has no recording named {file_name[:64]!r}; list its recordings")
 
     def _files(self) -> set[str]:
-        with suppress(FileNotFoundError):
-            return {file for file in os.listdir(self._folder) if is_recording(file) and not file.endswith(PART)}
-        return set()
-
-    def _is_own(self, name: str, before: str | None) -> bool:
-        return self._first <= name and (before is None or name < before)
+        try:
+            return {file for file in os.listdir(self._folder) if is_recording(file)}
+        except FileNotFoundError:
+            return set()
+        except OSError as exc:
+            raise _unreadable(exc) from exc
 
     def _recording(self, name: str, files: set[str]) -> RecordedClip:
         clip, snapshot = name + CLIP, name + SNAPSHOT
@@ -81,3 +93,7 @@ class Recordings:
             snapshot=snapshot if snapshot in files else None,
             size_bytes=size_bytes,
         )
+
+
+def _unreadable(exc: OSError) -> Unavailable:
+    return Unavailable(f"streams.output_dir cannot be read ({exc.strerror}); fix this and retry")

@@ -7,13 +7,16 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from fastapi import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from serve_app.api import previews
+from serve_app.schemas.previews import Watch
+from serve_app.schemas.streams import StreamSpec
 from serve_app.types import Snapshot
 from tests.support.api import STREAM, Keys, served_with, until
 from tests.support.fakes import FakeStreams
@@ -262,6 +265,41 @@ def test_only_the_last_of_many_wishes_counts(served: StreamServer, monkeypatch: 
         while receive(socket)[0]["stream_id"] != "lot":
             pass
     assert len(set(asked)) < previews.MAX_MESSAGES_PER_S // 4
+
+
+class PacedSocket:
+    """A socket that takes a while for each message, and notes the stream of each."""
+
+    def __init__(self) -> None:
+        self.streams: list[str] = []
+
+    async def send_bytes(self, data: bytes) -> None:
+        (length,) = struct.unpack(">I", data[:4])
+        self.streams.append(json.loads(data[4 : 4 + length])["stream_id"])
+        await asyncio.sleep(0.01)
+
+
+async def test_a_slow_connection_gets_no_frames_of_what_it_no_longer_watches(
+    served: StreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "_CHANGE_INTERVAL_S", 0.0)
+    streams = FakeStreams()
+    names = [f"stream-{number}" for number in range(40)]
+    for name in ["lot", *names]:
+        await streams.create(StreamSpec.model_validate(STREAM | {"id": name}), LOCAL)
+    streams.shots = {"drawn": DRAWN}
+    watcher, socket = previews._Watcher(previews._Previews(streams), LOCAL), PacedSocket()
+    watcher.ask(Watch(streams=names))
+    sending = asyncio.create_task(watcher.send(cast(WebSocket, socket)))
+    try:
+        await until(lambda: len(socket.streams) > 3)
+        watcher.ask(Watch(streams=["lot"]))
+        seen = len(socket.streams)
+        await until(lambda: "lot" in socket.streams)
+        assert socket.streams.index("lot") - seen <= 1  # the one that was being sent
+    finally:
+        sending.cancel()
+        watcher.close()
 
 
 def test_a_binary_message_is_refused_with_a_sentence(served: StreamServer) -> None:

@@ -38,7 +38,7 @@ async def test_an_unknown_path_gets_404_in_the_form_of_its_protocol(
     for method in METHODS:
         open_answer = await client.request(method, path)
         answers = [await keyed.request(method, path, headers=header) for header in (right, wrong, {})]
-        assert [one.status_code for one in (open_answer, *answers)] == [404, 404, 403, 401], method
+        assert [one.status_code for one in (open_answer, *answers)] == [404] * 4, method
         for answer in (open_answer, *answers):
             assert method == "HEAD" or answer.json().keys() == FORMS[protocol]
         assert method == "HEAD" or "are not supported" in open_answer.text
@@ -60,10 +60,3 @@ async def test_a_wrong_method_still_gets_405(client: httpx.AsyncClient, path: st
 @pytest.mark.parametrize("path", ["/v1x", "/v20/models", "/apis", "/modelsx", "/nothing"])
 async def test_other_unknown_paths_get_404_in_our_form(client: httpx.AsyncClient, path: str) -> None:
     assert is_error(await client.get(path), 404, "not_found")
-
-
-async def test_a_key_in_the_form_is_also_accepted_for_an_unknown_path(keyed: httpx.AsyncClient, keys: Keys) -> None:
-    key = keys.add("dock", "detect")["Authorization"].removeprefix("Bearer ")
-    files = {"image": b"123"}
-    assert (await keyed.post("/v1/vision/face", data={"api_key": key}, files=files)).status_code == 404
-    assert (await keyed.post("/v1/vision/face", data={"api_key": "wrong"}, files=files)).status_code == 401

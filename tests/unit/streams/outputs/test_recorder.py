@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -182,6 +183,18 @@ def test_a_slow_disk_never_blocks_the_stream(folder: Path) -> None:
     slow.set()
     recorder.close(30)
     assert 90 <= dropped <= 92
+
+
+def test_a_clip_that_cannot_be_finished_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_clip: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("serve_app.streams.outputs.recorder._OpenClip.close", fail)
+    recorded = Recorded(folder, post_roll_s=0)
+    recorded.show(0, "dog")
+    assert recorded.close() == []
+    assert list(folder.iterdir()) == []
+    assert "No space left" in recorded.recorder.status().detail
 
 
 def test_a_clip_ends_when_the_camera_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

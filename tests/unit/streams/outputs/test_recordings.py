@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.errors import NotFound
+from serve_app.errors import NotFound, Unavailable
 from serve_app.streams.outputs.recordings import Recordings, name_at
 from tests.support.recordings import STARTED_AT_S, Recorded
 
@@ -75,7 +75,6 @@ def test_a_folder_that_does_not_exist_has_no_recordings(tmp_path: Path) -> None:
         "../secret",
         "..",
         "",
-        "2026-01-01T00-00-00.000Z.mp4.part",
         "2026-01-01T00-00-00.000Z.mp4/../../secret",
         "2026-01-01T00-00-00.000Z.mp4\0",
         "２026-01-01T00-00-00.000Z.mp4",
@@ -93,6 +92,29 @@ def test_no_other_file_is_listed_or_read(tmp_path: Path, file_name: str) -> None
     assert recordings.page(None, 10).recordings == []
     with pytest.raises(NotFound):
         recordings.read(file_name, 0, 10)
+
+
+def test_a_clip_that_is_not_finished_is_listed_but_not_sent(tmp_path: Path) -> None:
+    (name,) = written(tmp_path, 1)
+    (tmp_path / f"{name}.mp4").rename(tmp_path / f"{name}.mp4.part")
+    (one,) = Recordings(tmp_path, 0).page(None, 10).recordings
+    assert (one.clip, one.snapshot) == (None, f"{name}.jpg")
+    with pytest.raises(NotFound):
+        Recordings(tmp_path, 0).read(f"{name}.mp4.part", 0, 1)
+
+
+def test_a_snapshot_without_a_clip_is_not_listed(tmp_path: Path) -> None:
+    (whole, alone) = written(tmp_path, 2, 1)
+    (tmp_path / f"{alone}.mp4").unlink()
+    assert [one.name for one in Recordings(tmp_path, 0).page(None, 10).recordings] == [whole]
+
+
+def test_a_folder_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "lot").write_bytes(b"no folder")
+    recordings = Recordings(tmp_path / "lot", 0)
+    for step in (lambda: recordings.page(None, 10), lambda: recordings.read("2026-01-01T00-00-00.000Z.mp4", 0, 1)):
+        with pytest.raises(Unavailable, match="output_dir cannot be read"):
+            step()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
