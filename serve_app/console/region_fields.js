@@ -1,7 +1,9 @@
 // The fields of a zone or a line, and their form in the API.
 
-import { button, element, field } from "./elements.js";
+import { button, element, field, setError } from "./elements.js";
 import { list } from "./form_fields.js";
+
+let cards = 0;
 
 /** Return the regions of the API's JSON as one list, in which zones and lines have the same fields. */
 export function fromApi({ zones, lines }) {
@@ -22,7 +24,12 @@ export function toApi(regions) {
   const lines = regions.filter(({ kind }) => kind === "line");
   return {
     zones: zones.map((zone) => ({ ...common(zone), polygon: zone.points, ...threshold(zone) })),
-    lines: lines.map((line) => ({ ...common(line), start: line.points[0], end: line.points[1] })),
+    lines: lines.map((line) => ({
+      ...common(line),
+      start: line.points[0],
+      end: line.points[1],
+      ...threshold(line),
+    })),
   };
 }
 
@@ -51,9 +58,9 @@ function thresholdText(value) {
     : String(value);
 }
 
-/** Return the fields of a region. */
-export function regionCard(region, isChosen, { onChange, onChoose, onRemove, onReverse }) {
-  const input = (name, placeholder) =>
+/** Return the fields of a region. `known` are the labels of the models; it is empty if they are not known. */
+export function regionCard(region, isChosen, known, { onChange, onChoose, onRemove, onReverse }) {
+  const input = (name, placeholder, attributes = {}) =>
     element("input", {
       value: region[name],
       placeholder,
@@ -64,15 +71,23 @@ export function regionCard(region, isChosen, { onChange, onChoose, onRemove, onR
         region[name] = event.target.value;
         onChange();
       },
+      ...attributes,
     });
+  const options = element("datalist", { id: `labels-${++cards}` });
+  const controls = {
+    name: input("name", ""),
+    labels: input("labels", "all", { list: options.id, change: warn }),
+    confidence: input("confidence", "as the stream"),
+  };
+  controls.labels.addEventListener("input", suggest);
   const isZone = region.kind === "zone";
-  return element(
+  const card = element(
     `section.card.region-card${isChosen ? ".chosen" : ""}`,
     { "aria-label": `${region.kind} ${region.name}` },
-    field(isZone ? "Zone" : "Line", input("name", "")),
-    field("Labels", input("labels", "all"), "Count only these, separated by commas."),
-    isZone &&
-      field("Confidence", input("confidence", "as the stream"), "Count only above this: 0.6, or person:0.6,*:0.4"),
+    field(isZone ? "Zone" : "Line", controls.name),
+    field("Labels", controls.labels, "Count only these, separated by commas."),
+    options,
+    field("Confidence", controls.confidence, "Count only above this: 0.6, or person:0.6,*:0.4"),
     element(
       "div.row",
       {},
@@ -80,4 +95,18 @@ export function regionCard(region, isChosen, { onChange, onChoose, onRemove, onR
       button("Remove", onRemove, { class: "danger quiet" }),
     ),
   );
+  suggest();
+  queueMicrotask(warn); // when the card is on the page
+  return Object.assign(card, { controls });
+
+  /** Offer the labels after those that are already in the field. */
+  function suggest() {
+    const before = region.labels.slice(0, region.labels.lastIndexOf(",") + 1);
+    options.replaceChildren(...known.map((label) => element("option", { value: before + label })));
+  }
+
+  function warn() {
+    const unknown = known.length ? list(region.labels).filter((label) => !known.includes(label)) : [];
+    setError(controls.labels, unknown.length ? `No model has the label ${unknown.join(", ")}, so it counts nothing` : "");
+  }
 }

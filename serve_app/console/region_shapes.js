@@ -2,15 +2,20 @@
 
 import { svg } from "./elements.js";
 
-/** Return the drawing of a zone or a line on a picture of `size` in pixels. `scale`: its pixels per screen pixel. */
-export function drawRegion(region, size, scale, isChosen) {
+const isTouched = matchMedia("(pointer: coarse)");
+
+/**
+ * Return the drawing of a zone or a line on a picture of `size` in pixels. `scale`: its pixels per screen pixel.
+ * `chosenPoint` is the index of a point, if the region is chosen.
+ */
+export function drawRegion(region, size, scale, isChosen, chosenPoint) {
   const points = region.points.map(([x, y]) => [x * size.width, y * size.height]);
   const shapes = region.kind === "zone" ? zoneShapes(points) : lineShapes(points, scale);
   const handles = points.map(([cx, cy], index) =>
-    svg("circle.handle", {
+    svg(`circle.handle${isChosen && index === chosenPoint ? ".chosen" : ""}`, {
       cx,
       cy,
-      r: 7 * scale,
+      r: (isTouched.matches ? 13 : 7) * scale,
       tabindex: "0",
       role: "button",
       "data-index": index,
@@ -18,13 +23,37 @@ export function drawRegion(region, size, scale, isChosen) {
     }),
   );
   const [x, y] = captionPlace(region, points, scale);
-  const caption = svg("text", { x, y, "font-size": 14 * scale, "text-anchor": "middle" }, region.name);
+  const name = svg("text", { x, y, "font-size": 14 * scale, "text-anchor": "middle" }, region.name);
   const count = svg(
     "text.count",
     { x, y: y + 17 * scale, "font-size": 13 * scale, "text-anchor": "middle" },
     region.counts ?? "",
   );
-  return svg(`g.region.${region.kind}${isChosen ? ".chosen" : ""}`, {}, ...shapes, caption, count, ...handles);
+  const caption = svg("g.caption", {}, name, count);
+  return svg(`g.region.${region.kind}${isChosen ? ".chosen" : ""}`, {}, ...shapes, caption, ...handles);
+}
+
+/** Move the captions that would lie on each other or beyond the picture. */
+export function spreadCaptions(layer, size) {
+  const taken = [...layer.querySelectorAll(".in")].map((word) => word.getBBox());
+  for (const caption of layer.querySelectorAll(".caption")) {
+    const { x, y, width, height } = caption.getBBox();
+    const dx = Math.max(-x, 0) - Math.max(x + width - size.width, 0);
+    const steps = [0, 1, -1, 2, -2, 3, -3, 4, -4].map((step) => (step * height) / 2);
+    const isFree = (dy) =>
+      y + dy >= 0 &&
+      y + dy + height <= size.height &&
+      !taken.some(
+        (other) =>
+          x + dx < other.x + other.width &&
+          other.x < x + dx + width &&
+          y + dy < other.y + other.height &&
+          other.y < y + dy + height,
+      );
+    const dy = steps.find(isFree) ?? 0;
+    caption.setAttribute("transform", `translate(${dx} ${dy})`);
+    taken.push({ x: x + dx, y: y + dy, width, height });
+  }
 }
 
 /** Return the shape of points that are being placed, with a last one under the pointer. */
@@ -51,7 +80,7 @@ function lineShapes([[x1, y1], [x2, y2]], scale) {
   ]);
   const arrow = `M${x} ${y}L${tip_x} ${tip_y}M${ends[0].join(" ")}L${tip_x} ${tip_y}L${ends[1].join(" ")}`;
   const word = svg(
-    "text",
+    "text.in",
     {
       x: tip_x + right_x * 14 * scale,
       y: tip_y + right_y * 14 * scale + 4 * scale,

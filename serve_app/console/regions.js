@@ -1,30 +1,24 @@
 // Zones and lines of a stream, drawn on its picture by mouse, touch or keyboard. Saving them loses no frame.
 
-import { button, element, setText, svg } from "./elements.js";
+import { button, element, setError, setText, svg } from "./elements.js";
 import { call, path, poll } from "./http.js";
 import { notify } from "./notices.js";
 import { Previews } from "./previews.js";
-import { drawDraft, drawRegion } from "./region_shapes.js";
+import { drawDraft, drawRegion, spreadCaptions } from "./region_shapes.js";
 import { fromApi, regionCard, toApi } from "./region_fields.js";
+import { fraction, middleShape, moved, withPoint } from "./region_points.js";
 import { longest } from "./stream.js";
 
 const STEP = 0.01; // of the width or height, for an arrow key; a tenth of it with Shift
-const DEFAULT_ZONE = [
-  [0.3, 0.3],
-  [0.7, 0.3],
-  [0.7, 0.7],
-  [0.3, 0.7],
-];
-const DEFAULT_LINE = [
-  [0.5, 0.8],
-  [0.5, 0.2],
-];
 
 export function showRegions(page, id) {
   let regions = [];
   let chosen = null;
+  let chosenPoint = null; // the index of one of its points
   let draft = null; // { kind, points } while a new region is drawn
-  let saved = "[]";
+  let saved = null; // the JSON of the regions that the stream has, once it is known
+  let seen = null; // the JSON of the regions that another page has saved meanwhile, once the user knows
+  let labels = [];
   const canvas = element("canvas", {
     role: "img",
     "aria-label": `The newest frame of ${id}`,
@@ -38,14 +32,24 @@ export function showRegions(page, id) {
   const cards = element("div.stack");
   const save = button("Save", store, { class: "primary" });
   const discard = button("Discard changes", load);
+  const again = button("Try again", load);
+  const theirs = button("Load the changed zones", load);
+  const choices = element("div.row", { hidden: true });
+  const addZone = button("Add a zone", (event) => begin("zone", event));
+  const addLine = button("Add a line", (event) => begin("line", event));
   const finish = button("Finish the zone", finishDraft, { hidden: true });
+  const cancel = button("Cancel", cancelDraft, { hidden: true });
+  const addPoint = button("Add a point", () => insertPoint(chosen, chosenPoint), { hidden: true });
+  const removePoint = button("Remove the point", () => deletePoint(chosen, chosenPoint), { hidden: true });
   const previews = new Previews({ onFrame: onFrame });
+  const address = path("streams", id, "regions");
   let drawnSize = "";
 
   page.append(
     element("p", {}, element("a", { href: `#${path("streams", id)}` }, id)),
     element("div.row.spread", {}, element("h1", {}, "Zones and lines"), element("div.row", {}, discard, save)),
     problem,
+    choices,
     element(
       "div.two",
       {},
@@ -55,9 +59,12 @@ export function showRegions(page, id) {
         element(
           "div.row",
           {},
-          button("Add a zone", (event) => begin("zone", event)),
-          button("Add a line", (event) => begin("line", event)),
+          addZone,
+          addLine,
           finish,
+          cancel,
+          addPoint,
+          removePoint,
         ),
         hint,
         board,
@@ -70,37 +77,59 @@ export function showRegions(page, id) {
   layer.addEventListener("dblclick", finishDraft);
   layer.addEventListener("pointermove", onHover);
   layer.addEventListener("keydown", onKey);
+  layer.addEventListener("focusin", onFocus);
   document.addEventListener("keydown", onEscape);
   const resized = new ResizeObserver(draw);
   resized.observe(board);
   load();
+  readLabels();
   const stop = poll(count, 1);
-  return () => {
+  const close = () => {
     stop();
     previews.close();
     resized.disconnect();
     document.removeEventListener("keydown", onEscape);
   };
+  return Object.assign(close, { isUnsaved: isChanged });
 
   async function load() {
     try {
-      regions = fromApi(await call(path("streams", id, "regions")));
-      saved = JSON.stringify(toApi(regions));
-      problem.hidden = true;
-      choose(null);
+      accept(await call(address));
       await count();
     } catch (error) {
-      fail(error);
+      fail(error, saved === null ? [again] : []);
     }
   }
 
+  /** Show the regions that the stream has. */
+  function accept(found) {
+    saved = JSON.stringify(found);
+    seen = null;
+    draft = null;
+    regions = fromApi(found);
+    problem.hidden = choices.hidden = true;
+    choose(regions.find(({ name }) => name === chosen?.name) ?? null);
+  }
+
+  async function readLabels() {
+    const { models } = await call("/models").catch(() => ({ models: [] })); // the key may not list them
+    labels = [...new Set(models.flatMap((model) => model.labels ?? []))];
+    if (regions.length) choose(chosen);
+  }
+
   async function store() {
+    const sent = toApi(regions);
     try {
-      showCounts(await call(path("streams", id, "regions"), { method: "PUT", json: toApi(regions) }));
-      saved = JSON.stringify(toApi(regions));
-      problem.hidden = true;
+      const now = JSON.stringify(await call(address));
+      if (now !== saved && now !== seen) {
+        seen = now;
+        return fail(new Error("The zones have been changed meanwhile. Load them, or press Save again."), [theirs]);
+      }
+      showCounts(await call(address, { method: "PUT", json: sent }));
+      const found = await call(address);
+      if (JSON.stringify(toApi(regions)) === JSON.stringify(sent)) accept(found);
+      else saved = JSON.stringify(found); // something was changed during the call
       notify("Saved. The stream counts from now on.");
-      refresh();
     } catch (error) {
       fail(error);
     }
@@ -125,11 +154,23 @@ export function showRegions(page, id) {
     [...layer.querySelectorAll("g.region")].forEach((group, index) =>
       setText(group.querySelector(".count"), regions[index]?.counts ?? ""),
     );
+    spreadCaptions(layer, size());
   }
 
-  function fail(error) {
-    problem.hidden = false;
-    setText(problem, error.message);
+  /** Show an error at the fields that it names, and the rest of it above the picture with what can be done. */
+  function fail(error, buttons = []) {
+    const rest = Object.entries(error.byField?.() ?? { "": error.message }).map(([name, text]) => {
+      const [, kind, index, key] = /^(zone|line)s\.(\d+)\.?(\w*)/.exec(name) ?? [];
+      const region = regions.filter((one) => one.kind === kind)[index];
+      const control = cards.children[regions.indexOf(region)]?.controls[key];
+      if (control) setError(control, text);
+      return control ? "" : `${region?.name ?? name}: ${text}`.replace(/^: /, "");
+    });
+    setText(problem, rest.filter(Boolean).join("; "));
+    problem.hidden = !problem.textContent;
+    choices.replaceChildren(...buttons);
+    choices.hidden = !buttons.length;
+    cards.querySelector("[aria-invalid]")?.focus();
   }
 
   function size() {
@@ -150,11 +191,17 @@ export function showRegions(page, id) {
     const focused = group && regions[[...layer.children].indexOf(group)];
     const index = document.activeElement?.dataset.index;
     layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    layer.replaceChildren(...regions.map((region) => drawRegion(region, size(), scale, region === chosen)));
+    layer.replaceChildren(
+      ...regions.map((region) => drawRegion(region, size(), scale, region === chosen, chosenPoint)),
+    );
+    spreadCaptions(layer, size());
     if (draft) layer.append(drawDraft(draft.points, size()));
     if (focused) layer.children[regions.indexOf(focused)].querySelector(`[data-index="${index}"]`)?.focus();
     board.classList.toggle("drawing", Boolean(draft));
     finish.hidden = draft?.kind !== "zone" || draft.points.length < 4;
+    cancel.hidden = !draft;
+    addPoint.hidden = Boolean(draft) || chosenPoint === null || chosen?.kind !== "zone";
+    removePoint.hidden = addPoint.hidden || chosen.points.length < 4;
     setText(hint, sentence());
   }
 
@@ -165,17 +212,22 @@ export function showRegions(page, id) {
     return "Drag points, or move them with the arrow keys (Shift: less). Delete removes a point, and + adds one.";
   }
 
+  function isChanged() {
+    return saved !== null && (Boolean(draft) || JSON.stringify(toApi(regions)) !== saved);
+  }
+
   function refresh() {
-    const isChanged = JSON.stringify(toApi(regions)) !== saved;
-    save.disabled = discard.disabled = !isChanged;
+    addZone.disabled = addLine.disabled = saved === null;
+    save.disabled = discard.disabled = !isChanged();
     draw();
   }
 
   /** Choose a region and make all cards again. */
   function choose(region) {
     chosen = region;
+    chosenPoint = null;
     const made = regions.map((one) =>
-      regionCard(one, one === chosen, {
+      regionCard(one, one === chosen, labels, {
         onChange: refresh,
         onChoose: () => mark(one),
         onRemove: () => removeRegion(one),
@@ -197,8 +249,9 @@ export function showRegions(page, id) {
   }
 
   /** Choose a region without replacing the field that has the focus. */
-  function mark(region) {
+  function mark(region, index = null) {
     chosen = region;
+    chosenPoint = index;
     [...cards.children].forEach((card, index) => card.classList.toggle("chosen", regions[index] === region));
     draw();
   }
@@ -216,8 +269,8 @@ export function showRegions(page, id) {
   /** Start to draw. A button that was pressed by keyboard places a shape that the arrow keys can change. */
   function begin(kind, event) {
     if (event.detail === 0) {
-      add(kind, structuredClone(kind === "zone" ? DEFAULT_ZONE : DEFAULT_LINE));
-      layer.lastChild.querySelector(".handle").focus();
+      add(kind, middleShape(kind, regions));
+      layer.children[regions.indexOf(chosen)].querySelector(".handle").focus();
     } else {
       draft = { kind, points: [[0, 0]] }; // the last point follows the pointer
       layer.focus({ preventScroll: true });
@@ -231,6 +284,7 @@ export function showRegions(page, id) {
     while (names.has(`${kind} ${number}`)) number += 1;
     const region = { kind, name: `${kind} ${number}`, points, labels: "", confidence: "", original: {} };
     regions.push(region);
+    regions.sort((a, b) => (a.kind === "line") - (b.kind === "line")); // the order of the API
     draft = null;
     choose(region);
   }
@@ -261,6 +315,7 @@ export function showRegions(page, id) {
   }
 
   function onDown(event) {
+    if (event.button || saved === null) return;
     if (draft) {
       event.preventDefault();
       const point = place(event);
@@ -283,13 +338,13 @@ export function showRegions(page, id) {
   /** Move a point of a region, or all of it, with the pointer. */
   function drag(event, region, index) {
     event.preventDefault();
-    mark(region);
+    mark(region, index);
     if (index !== null) layer.children[regions.indexOf(region)].querySelector(`[data-index="${index}"]`).focus();
     const [from, before] = [place(event), structuredClone(region.points)];
     layer.setPointerCapture(event.pointerId);
     const onMove = (moved) => {
       const to = place(moved);
-      shift(region, before, index, to[0] - from[0], to[1] - from[1]);
+      region.points = moved(before, index, to[0] - from[0], to[1] - from[1]);
       refresh();
     };
     layer.addEventListener("pointermove", onMove);
@@ -297,14 +352,21 @@ export function showRegions(page, id) {
     layer.addEventListener("lostpointercapture", end, { once: true });
   }
 
-  function shift(region, before, index, dx, dy) {
-    const move = ([x, y]) => [fraction(x + dx), fraction(y + dy)];
-    if (index !== null) {
-      region.points[index] = move(before[index]);
-      return;
-    }
-    const isInside = ([x, y]) => x + dx >= 0 && x + dx <= 1 && y + dy >= 0 && y + dy <= 1;
-    if (before.every(isInside)) region.points = before.map(move);
+  function onFocus({ target }) {
+    const region = regions[[...layer.children].indexOf(target.closest("g.region"))];
+    const index = Number(target.dataset.index);
+    if (region && (region !== chosen || index !== chosenPoint)) mark(region, index);
+  }
+
+  function insertPoint(region, index) {
+    region.points = withPoint(region.points, index);
+    refresh();
+  }
+
+  function deletePoint(region, index) {
+    region.points = region.points.toSpliced(index, 1);
+    mark(region);
+    refresh();
   }
 
   function onKey(event) {
@@ -314,35 +376,27 @@ export function showRegions(page, id) {
     const region = regions[[...layer.children].indexOf(group)];
     const step = event.shiftKey ? STEP / 10 : STEP;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
-    chosen = region;
     if (moves[event.key]) {
-      shift(region, region.points, index, ...moves[event.key]);
+      region.points = moved(region.points, index, ...moves[event.key]);
+      refresh();
     } else if (["Delete", "Backspace"].includes(event.key) && region.kind === "zone" && region.points.length > 3) {
-      region.points.splice(index, 1);
+      deletePoint(region, index);
     } else if (["+", "Insert"].includes(event.key) && region.kind === "zone") {
-      const next = region.points[(index + 1) % region.points.length];
-      region.points.splice(
-        index + 1,
-        0,
-        [0, 1].map((axis) => fraction((region.points[index][axis] + next[axis]) / 2)),
-      );
+      insertPoint(region, index);
     } else {
       return;
     }
     event.preventDefault();
-    mark(region);
-    refresh();
   }
 
   function onEscape(event) {
     if (!draft) return;
     if (event.key === "Enter") finishDraft();
-    if (event.key !== "Escape") return;
-    draft = null;
-    draw();
+    if (event.key === "Escape") cancelDraft();
   }
-}
 
-function fraction(value) {
-  return Math.round(Math.min(Math.max(value, 0), 1) * 10_000) / 10_000;
+  function cancelDraft() {
+    draft = null;
+    refresh();
+  }
 }

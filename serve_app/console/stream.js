@@ -1,15 +1,13 @@
 // One stream: its picture, its state and counters, its zones and lines, its sinks, and its events as they come.
 
-import { deleteLater } from "./deletions.js";
+import { deleteLater, isLeaving } from "./deletions.js";
 import { button, element, setText } from "./elements.js";
 import { call, path, poll, url } from "./http.js";
 import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
 import { recordingsOf } from "./recordings.js";
-import { clock, duration, figures, number, reasons, setBadge } from "./words.js";
-
-const TYPES = ["state", "gap", "zone", "line", "recording", "scene_health", "label", "drift"];
-const MAX_EVENTS = 100;
+import { eventsOf } from "./stream_events.js";
+import { duration, figures, number, reasons, setBadge } from "./words.js";
 
 export function showStream(page, id) {
   const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}` });
@@ -17,15 +15,16 @@ export function showStream(page, id) {
   const state = element("span.status");
   const scene = element("span.status", { hidden: true });
   const cause = element("p.cause", { hidden: true });
+  const problem = element("p.problem", { role: "alert", hidden: true });
   const source = element("p.muted");
   const counters = element("div");
   const counted = element("div.stack");
   const sinks = element("div.stack");
   const recordings = recordingsOf(id);
-  const events = element("ul.events", { "aria-label": "Events", tabindex: "0" });
-  const noEvents = element("p.muted", {}, "No events yet.");
+  const events = eventsOf(id, ({ type }) => type === "recording" && recordings.refresh());
   const pause = button("Pause", change);
   const boxes = button("Boxes", toggleBoxes, { "aria-pressed": "true" });
+  const deletion = button("Delete", remove, { class: "danger quiet" });
   const address = url(path("streams", id, "frame.jpg"));
   const frame = element("a.button", { href: address, download: `${id}.jpg`, hidden: true }, "Save a frame");
   const screen = element("div.screen", {}, canvas, waiting);
@@ -45,10 +44,10 @@ export function showStream(page, id) {
         pause,
         frame,
         element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
-        button("Delete", remove, { class: "danger quiet" }),
+        deletion,
       ),
     ),
-    element("div.stack", {}, source, cause),
+    element("div.stack", {}, problem, source, cause),
     element(
       "div.two",
       {},
@@ -64,32 +63,35 @@ export function showStream(page, id) {
         {},
         counted,
         sinks,
-        element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), noEvents, events),
+        events.card,
       ),
     ),
   );
   previews.add(id, canvas);
   const stop = poll(read, 1);
-  const feed = follow();
   return () => {
     stop();
-    feed.close();
+    events.close();
     previews.close();
   };
 
   async function read() {
     try {
       update(await call(path("streams", id)));
+      problem.hidden = true;
     } catch (error) {
-      setBadge(state, error.status === 404 ? "gone" : "unknown");
-      cause.hidden = false;
-      setText(cause, error.message);
+      const now = error.status === 404 ? "gone" : "unknown";
+      if (status) update({ ...status, state: now, detail: "" });
+      else setBadge(state, now);
+      problem.hidden = false;
+      setText(problem, error.message);
     }
   }
 
   function update(newest) {
     status = newest;
-    setBadge(state, status.state);
+    deletion.disabled = isLeaving("streams", id);
+    setBadge(state, deletion.disabled ? "deleting" : status.state);
     const sceneState = status.scene_health?.state ?? "ok";
     scene.hidden = sceneState === "ok" || sceneState === "unknown";
     setBadge(scene, sceneState);
@@ -120,27 +122,6 @@ export function showStream(page, id) {
     counted.replaceChildren(...regionCounts(status));
     sinks.replaceChildren(...sinkCards(status));
     recordings.update(status.recording);
-  }
-
-  function follow() {
-    const made = new EventSource(url(`${path("streams", id, "events")}?types=${TYPES}&after=-1`));
-    for (const type of TYPES) made.addEventListener(type, ({ data }) => addEvent(JSON.parse(data)));
-    return made;
-  }
-
-  function addEvent(event) {
-    noEvents.hidden = true;
-    if (event.type === "recording") recordings.refresh();
-    events.prepend(
-      element(
-        "li",
-        {},
-        element("time", {}, clock(event.at_s ?? event.captured_at_s)),
-        element("b", {}, event.type.replace("_", " ")),
-        element("span", {}, sentence(event)),
-      ),
-    );
-    while (events.children.length > MAX_EVENTS) events.lastChild.remove();
   }
 
   function toggleBoxes() {
@@ -228,29 +209,4 @@ function sinkCards({ sinks }) {
   return [
     element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
   ];
-}
-
-function sentence(event) {
-  switch (event.type) {
-    case "state":
-    case "scene_health":
-      return `${event.previous} → ${event.state}${event.detail ? `: ${event.detail}` : ""}`;
-    case "zone":
-      return [
-        `${event.label} ${event.track_id} ${event.change} ${event.zone}`,
-        event.dwell_s ? `after ${duration(event.dwell_s)}` : "",
-      ].join(" ");
-    case "line":
-      return `${event.label} ${event.track_id} crossed ${event.line}, ${event.direction}`;
-    case "gap":
-      return `${event.lost} frames were lost in ${duration(event.away_s)}`;
-    case "recording":
-      return `${event.change} ${event.clip}`;
-    case "label":
-      return `${event.previous ?? "nothing"} → ${event.label} (${event.confidence.toFixed(2)})`;
-    case "drift":
-      return `${event.change}: ${event.features.join(", ")}`;
-    default:
-      return "";
-  }
 }
