@@ -3,6 +3,7 @@
 import { element, field } from "./elements.js";
 import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call } from "./http.js";
+import { notify, notifyError } from "./notices.js";
 
 const KINDS = {
   files: "A folder or a glob on the server",
@@ -12,7 +13,7 @@ const KINDS = {
   archive: "An archive on the server",
 };
 
-export function showJobForm(page) {
+export function show(page) {
   const controls = {
     "source.path": element("input", { autocomplete: "off", spellcheck: "false" }),
     "source.urls": element("textarea", { spellcheck: "false", placeholder: "https://example.com/dock.jpg" }),
@@ -64,6 +65,10 @@ export function showJobForm(page) {
     ),
   );
   refresh();
+  let isShown = true;
+  return () => {
+    isShown = false;
+  };
 
   function kind() {
     return kinds.find(([control]) => control.checked)[0].value;
@@ -103,8 +108,10 @@ export function showJobForm(page) {
         request = { method: "POST", body: form };
       }
       const { job_id } = await call("/jobs", request);
-      location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
+      if (isShown) location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
+      else notify(`${job_id} has started.`);
     } catch (error) {
+      if (!isShown) return notifyError(error);
       const plain = (name) => name.replace(/^source\.(files|urls|video|archive|upload)\./, "source.");
       const problems = Object.entries(error.byField()).map(([name, text]) => [plain(name), text]);
       fail(showErrors(controls, Object.fromEntries(problems)));

@@ -2,6 +2,7 @@
 
 import { button, element, field, setError } from "./elements.js";
 import { list } from "./form_fields.js";
+import { longest } from "./stream.js";
 
 let cards = 0;
 
@@ -58,6 +59,14 @@ function thresholdText(value) {
     : String(value);
 }
 
+/** Return what a stream has counted in a zone or across a line, or "". */
+export function countsText({ kind, name }, { zones, lines }) {
+  const found = kind === "zone" ? zones[name] : lines[name];
+  if (!found) return "";
+  if (kind === "line") return `${found.crossed_in} in, ${found.crossed_out} out`;
+  return `${found.inside} inside${longest(found) && `, up to ${longest(found)}`}`;
+}
+
 /** Return the fields of a region. `known` are the labels of the models; it is empty if they are not known. */
 export function regionCard(region, isChosen, known, { onChange, onChoose, onRemove, onReverse }) {
   const input = (name, placeholder, attributes = {}) =>
@@ -69,6 +78,7 @@ export function regionCard(region, isChosen, known, { onChange, onChoose, onRemo
       focus: onChoose,
       input: (event) => {
         region[name] = event.target.value;
+        setError(event.target, "");
         onChange();
       },
       ...attributes,

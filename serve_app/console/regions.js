@@ -5,9 +5,8 @@ import { call, path, poll } from "./http.js";
 import { notify } from "./notices.js";
 import { Previews } from "./previews.js";
 import { drawDraft, drawRegion, spreadCaptions } from "./region_shapes.js";
-import { fromApi, regionCard, toApi } from "./region_fields.js";
+import { countsText, fromApi, regionCard, toApi } from "./region_fields.js";
 import { fraction, middleShape, moved, withPoint } from "./region_points.js";
-import { longest } from "./stream.js";
 
 const STEP = 0.01; // of the width or height, for an arrow key; a tenth of it with Shift
 
@@ -30,13 +29,13 @@ export function showRegions(page, id) {
   const hint = element("p.muted", { role: "status" });
   const problem = element("p.problem", { role: "alert", hidden: true });
   const cards = element("div.stack");
-  const save = button("Save", store, { class: "primary" });
-  const discard = button("Discard changes", load);
+  const save = button("Save", store, { class: "primary", disabled: true });
+  const discard = button("Discard changes", load, { disabled: true });
   const again = button("Try again", load);
   const theirs = button("Load the changed zones", load);
   const choices = element("div.row", { hidden: true });
-  const addZone = button("Add a zone", (event) => begin("zone", event));
-  const addLine = button("Add a line", (event) => begin("line", event));
+  const addZone = button("Add a zone", (event) => begin("zone", event), { disabled: true });
+  const addLine = button("Add a line", (event) => begin("line", event), { disabled: true });
   const finish = button("Finish the zone", finishDraft, { hidden: true });
   const cancel = button("Cancel", cancelDraft, { hidden: true });
   const addPoint = button("Add a point", () => insertPoint(chosen, chosenPoint), { hidden: true });
@@ -126,6 +125,7 @@ export function showRegions(page, id) {
         return fail(new Error("The zones have been changed meanwhile. Load them, or press Save again."), [theirs]);
       }
       showCounts(await call(address, { method: "PUT", json: sent }));
+      problem.hidden = choices.hidden = true;
       const found = await call(address);
       if (JSON.stringify(toApi(regions)) === JSON.stringify(sent)) accept(found);
       else saved = JSON.stringify(found); // something was changed during the call
@@ -143,14 +143,8 @@ export function showRegions(page, id) {
     }
   }
 
-  function showCounts({ zones, lines }) {
-    for (const region of regions) {
-      const found = region.kind === "zone" ? zones[region.name] : lines[region.name];
-      if (!found) region.counts = "";
-      else if (region.kind === "zone")
-        region.counts = `${found.inside} inside${longest(found) && `, up to ${longest(found)}`}`;
-      else region.counts = `${found.crossed_in} in, ${found.crossed_out} out`;
-    }
+  function showCounts(status) {
+    for (const region of regions) region.counts = countsText(region, status);
     [...layer.querySelectorAll("g.region")].forEach((group, index) =>
       setText(group.querySelector(".count"), regions[index]?.counts ?? ""),
     );
@@ -213,7 +207,7 @@ export function showRegions(page, id) {
   }
 
   function isChanged() {
-    return saved !== null && (Boolean(draft) || JSON.stringify(toApi(regions)) !== saved);
+    return saved !== null && JSON.stringify(toApi(regions)) !== saved;
   }
 
   function refresh() {

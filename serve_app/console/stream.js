@@ -28,7 +28,13 @@ export function showStream(page, id) {
   const address = url(path("streams", id, "frame.jpg"));
   const frame = element("a.button", { href: address, download: `${id}.jpg`, hidden: true }, "Save a frame");
   const screen = element("div.screen", {}, canvas, waiting);
-  const previews = new Previews({ onFrame: () => (waiting.hidden = true) });
+  const previews = new Previews({
+    onFrame: () => (waiting.hidden = true),
+    onError: (_, text) => {
+      waiting.hidden = false;
+      setText(waiting, text);
+    },
+  });
   let status = null;
 
   page.append(

@@ -3,11 +3,11 @@
 import { button, choice, element, field } from "./elements.js";
 import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call, send } from "./http.js";
-import { notify } from "./notices.js";
+import { notify, notifyError } from "./notices.js";
 
-export function showForm(page) {
+export function show(page) {
   const controls = {
-    "source.uri": element("input", { autocomplete: "off", spellcheck: "false", required: "" }),
+    "source.uri": element("input", { autocomplete: "off", spellcheck: "false", required: "", input: hidePicture }),
     "source.loop": element("input", { type: "checkbox" }),
     "source.tls_verify": element("input", { type: "checkbox", checked: true }),
     max_fps: element("input", { type: "number", min: 0.01, max: 1000, step: "any", inputmode: "decimal" }),
@@ -43,7 +43,7 @@ export function showForm(page) {
       "div.pair",
       {},
       ...sharedFields(controls),
-      field("Frames per second, at most", controls.max_fps, "Empty for as many as the source has."),
+      field("Frames per second, at most", controls.max_fps, "Empty for as many as the source has. Those of a file are counted by the seconds of the video."),
       field("If the model is slower", controls.policy),
     ),
     element(
@@ -60,7 +60,11 @@ export function showForm(page) {
   );
   page.append(element("h1", {}, "Add a stream"), form);
   controls["source.uri"].focus();
-  return () => URL.revokeObjectURL(address);
+  let isShown = true;
+  return () => {
+    isShown = false;
+    URL.revokeObjectURL(address);
+  };
 
   function source() {
     return {
@@ -86,23 +90,32 @@ export function showForm(page) {
     try {
       const status = await call("/streams", { method: "POST", json: spec() });
       notify(`${status.stream_id} has started.`);
-      location.hash = `#/streams/${encodeURIComponent(status.stream_id)}`;
+      if (isShown) location.hash = `#/streams/${encodeURIComponent(status.stream_id)}`;
     } catch (error) {
+      if (!isShown) return notifyError(error);
       fail(error);
     } finally {
       submit.disabled = false;
     }
   }
 
+  function hidePicture() {
+    picture.hidden = true;
+  }
+
   async function snapshot() {
     clear();
+    hidePicture();
+    const { uri } = source();
     try {
       const response = await send("/streams/snapshot", {
         method: "POST",
         json: { source: { ...source(), loop: undefined } },
       });
+      const blob = await response.blob();
+      if (!isShown || uri !== source().uri) return;
       URL.revokeObjectURL(address);
-      address = URL.createObjectURL(await response.blob());
+      address = URL.createObjectURL(blob);
       picture.src = address;
       picture.hidden = false;
     } catch (error) {

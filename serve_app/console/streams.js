@@ -7,11 +7,9 @@ import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
 import { showRegions } from "./regions.js";
 import { showStream } from "./stream.js";
-import { showForm } from "./stream_form.js";
 import { clock, duration, isProblem, number, setBadge, sum } from "./words.js";
 
 export function show(page, id, part) {
-  if (id === "new" && part === undefined) return showForm(page);
   if (id && part === "regions") return showRegions(page, id);
   if (id) return showStream(page, id);
   return showWall(page);
@@ -20,6 +18,7 @@ export function show(page, id, part) {
 function showWall(page) {
   const tiles = new Map(); // by stream id
   const counts = element("p.muted", { role: "status" });
+  const problem = element("p.problem", { role: "alert", hidden: true });
   const search = element("input", {
     type: "search",
     placeholder: "Find a stream",
@@ -29,7 +28,10 @@ function showWall(page) {
   const problems = button("Only problems", onProblems, { "aria-pressed": "false" });
   const wall = element("div.wall");
   const nothing = element("div.card.empty", { hidden: true });
-  const previews = new Previews({ onFrame: (id, header) => tiles.get(id)?.onFrame(header) });
+  const previews = new Previews({
+    onFrame: (id, header) => tiles.get(id)?.onFrame(header),
+    onError: (id, text) => tiles.get(id)?.onError(text),
+  });
   let streams = [];
 
   page.append(
@@ -37,9 +39,10 @@ function showWall(page) {
       "div.row.spread",
       {},
       element("h1", {}, "Streams"),
-      element("a.button.primary", { href: "#/streams/new" }, "Add a stream"),
+      element("a.button.primary", { href: "#/new-stream" }, "Add a stream"),
     ),
     element("div.row.spread", {}, counts, element("div.row", {}, element("div", {}, search), problems)),
+    problem,
     nothing,
     wall,
   );
@@ -52,9 +55,13 @@ function showWall(page) {
   async function read() {
     try {
       streams = (await call("/streams")).streams;
+      problem.hidden = true;
       refresh();
     } catch (error) {
-      setText(counts, error.message);
+      problem.hidden = false;
+      setText(problem, error.message);
+      setText(counts, "");
+      for (const tile of tiles.values()) tile.lose();
     }
   }
 
@@ -143,7 +150,8 @@ function makeTile(id, reread) {
   );
   let status = null;
   let hasFrame = false;
-  return { card, canvas, update, onFrame };
+  let trouble = ""; // why there is no picture
+  return { card, canvas, update, lose, onFrame, onError };
 
   function update(newest) {
     status = newest;
@@ -160,22 +168,35 @@ function makeTile(id, reread) {
     setText(source, status.source);
     setText(fps, `${status.processed_fps.toFixed(1)} fps`);
     setText(ageFact, status.latest ? `age ${duration(status.latest.age_s)}` : "no frame yet");
-    setText(drops, `${number(sum(status.dropped))} dropped`);
+    const { max_fps: _, ...dropped } = status.dropped; // the spec wants to drop those
+    setText(drops, `${number(sum(dropped))} dropped`);
     drops.title = Object.entries(status.dropped)
       .map(([reason, count]) => `${reason}: ${count}`)
       .join(", ");
     const isRunning = status.state === "running";
-    setText(waiting, isRunning ? "waiting for a frame" : status.state);
-    waiting.hidden = isRunning && hasFrame;
-    card.classList.toggle("stale", !isRunning);
+    setText(waiting, isRunning ? trouble || "waiting for a frame" : status.state);
+    waiting.hidden = isRunning && hasFrame && !trouble;
+    card.classList.toggle("stale", !waiting.hidden);
     setText(pause, isStopped() ? "Resume" : "Pause");
     pause.hidden = status.state === "completed";
     if (!isRunning) age.hidden = true;
   }
 
+  /** Say that the state is not known, because the server does not answer. */
+  function lose() {
+    update({ ...status, state: "unknown", detail: "" });
+  }
+
+  function onError(text) {
+    trouble = text;
+    if (status) update(status);
+  }
+
   function onFrame({ captured_at_s }) {
     if (status?.state !== "running") return;
+    if (trouble) onError("");
     hasFrame = waiting.hidden = true;
+    card.classList.remove("stale");
     age.hidden = false;
     setText(age, clock(captured_at_s));
   }
