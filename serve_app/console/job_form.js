@@ -3,7 +3,7 @@
 import { element, field } from "./elements.js";
 import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call } from "./http.js";
-import { notify, notifyError } from "./notices.js";
+import { notifyError } from "./notices.js";
 
 const KINDS = {
   files: "A folder or a glob on the server",
@@ -109,7 +109,6 @@ export function show(page) {
       }
       const { job_id } = await call("/jobs", request);
       if (isShown) location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
-      else notify(`${job_id} has started.`);
     } catch (error) {
       if (!isShown) return notifyError(error);
       const plain = (name) => name.replace(/^source\.(files|urls|video|archive|upload)\./, "source.");

@@ -6,8 +6,7 @@ import { ApiError, SERVER } from "./http.js";
 import { allows, callerBadge, readSession, signInForm } from "./session.js";
 
 // Each page is a module, which is loaded when it is first shown. `show(page, ...parts)` fills the element and returns
-// a function that ends its timers and connections. If this function has an `isUnsaved`, it says whether there are changes
-// that leaving the page would lose. `under` is the page to which a form belongs.
+// a function that ends its timers and connections; its property `isUnsaved()` says whether leaving loses changes.
 const PAGES = [
   { name: "try", permission: "detect", load: () => import("./try.js") },
   { name: "streams", permission: "streams", load: () => import("./streams.js") },
@@ -56,12 +55,8 @@ function onSignedOut() {
 async function onOtherTab() {
   const before = session;
   const now = await readSession().catch(() => null);
-  if (before && now && before.name === now.name) {
-    session = now;
-    return;
-  }
-  dropDeletions();
-  start();
+  if (before && now && before.name === now.name) session = now;
+  else dropDeletions(), start();
 }
 
 function signIn(reason) {

@@ -28,8 +28,8 @@ export function notifyError(error) {
 }
 
 /**
- * Call `action` after 10 s, unless the user undoes it. Until then, `undo` can put everything back. The time stops while
- * the pointer or the focus is on the message. Return two functions: `now` does not wait, and `drop` forgets it all.
+ * Call `action` after 10 s, or `undo` if the user undoes it. The time stops while the pointer or the focus is on the
+ * message. Return `now()`, which does not wait, and `drop()`, after which nothing is called.
  */
 export function later(text, action, undo) {
   const left = element("span.muted", { "aria-hidden": "true" });

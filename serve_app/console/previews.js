@@ -1,6 +1,6 @@
 // The pictures of streams, all over one WebSocket. A canvas gets pictures only while it can be seen.
 
-import { url } from "./http.js";
+import { socketUrl } from "./http.js";
 
 const RECONNECT_S = 2;
 
@@ -78,9 +78,7 @@ export class Previews {
   }
 
   #connect() {
-    const address = new URL(url("/streams/previews"), location.href);
-    address.protocol = address.protocol.replace("http", "ws");
-    const socket = new WebSocket(address);
+    const socket = new WebSocket(socketUrl("/streams/previews"));
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     this.wish = "";

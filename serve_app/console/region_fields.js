@@ -4,8 +4,6 @@ import { button, element, field, setError } from "./elements.js";
 import { list } from "./form_fields.js";
 import { longest } from "./stream.js";
 
-let cards = 0;
-
 /** Return the regions of the API's JSON as one list, in which zones and lines have the same fields. */
 export function fromApi({ zones, lines }) {
   return [
@@ -21,26 +19,16 @@ function editable(kind, original, points) {
 
 /** Return the regions as JSON of the API. Fields that this page does not know stay as they were. */
 export function toApi(regions) {
-  const zones = regions.filter(({ kind }) => kind === "zone");
-  const lines = regions.filter(({ kind }) => kind === "line");
-  return {
-    zones: zones.map((zone) => ({ ...common(zone), polygon: zone.points, ...threshold(zone) })),
-    lines: lines.map((line) => ({
-      ...common(line),
-      start: line.points[0],
-      end: line.points[1],
-      ...threshold(line),
-    })),
-  };
+  const all = (kind, place) =>
+    regions
+      .filter((region) => region.kind === kind)
+      .map((region) => ({ ...common(region), ...place(region.points), ...threshold(region) }));
+  return { zones: all("zone", (polygon) => ({ polygon })), lines: all("line", ([start, end]) => ({ start, end })) };
 }
 
 function common({ original, name, labels }) {
-  const before = (original.labels ?? []).join(", ");
-  const wanted =
-    labels === before
-      ? (original.labels ?? [])
-      : list(labels);
-  return { ...original, name: name.trim(), labels: wanted };
+  const before = original.labels ?? [];
+  return { ...original, name: name.trim(), labels: labels === before.join(", ") ? before : list(labels) };
 }
 
 function threshold({ confidence, original }) {
@@ -83,20 +71,17 @@ export function regionCard(region, isChosen, known, { onChange, onChoose, onRemo
       },
       ...attributes,
     });
-  const options = element("datalist", { id: `labels-${++cards}` });
   const controls = {
     name: input("name", ""),
-    labels: input("labels", "all", { list: options.id, change: warn }),
+    labels: input("labels", "all", { list: "labels", change: warn }),
     confidence: input("confidence", "as the stream"),
   };
-  controls.labels.addEventListener("input", suggest);
   const isZone = region.kind === "zone";
   const card = element(
     `section.card.region-card${isChosen ? ".chosen" : ""}`,
     { "aria-label": `${region.kind} ${region.name}` },
     field(isZone ? "Zone" : "Line", controls.name),
     field("Labels", controls.labels, "Count only these, separated by commas."),
-    options,
     field("Confidence", controls.confidence, "Count only above this: 0.6, or person:0.6,*:0.4"),
     element(
       "div.row",
@@ -105,18 +90,11 @@ export function regionCard(region, isChosen, known, { onChange, onChoose, onRemo
       button("Remove", onRemove, { class: "danger quiet" }),
     ),
   );
-  suggest();
   queueMicrotask(warn); // when the card is on the page
   return Object.assign(card, { controls });
 
-  /** Offer the labels after those that are already in the field. */
-  function suggest() {
-    const before = region.labels.slice(0, region.labels.lastIndexOf(",") + 1);
-    options.replaceChildren(...known.map((label) => element("option", { value: before + label })));
-  }
-
   function warn() {
     const unknown = known.length ? list(region.labels).filter((label) => !known.includes(label)) : [];
-    setError(controls.labels, unknown.length ? `No model has the label ${unknown.join(", ")}, so it counts nothing` : "");
+    setError(controls.labels, unknown.length ? `No model has the label ${unknown.join(", ")}` : "");
   }
 }

@@ -1,16 +1,8 @@
 // The points of zones and lines: pairs of fractions of the picture's width and height.
 
 const SHAPES = {
-  zone: [
-    [0.3, 0.3],
-    [0.7, 0.3],
-    [0.7, 0.7],
-    [0.3, 0.7],
-  ],
-  line: [
-    [0.5, 0.8],
-    [0.5, 0.2],
-  ],
+  zone: [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]],
+  line: [[0.5, 0.8], [0.5, 0.2]],
 };
 const APART = 0.04; // of the width, between shapes that would lie exactly on each other
 
@@ -20,9 +12,9 @@ export function fraction(value) {
 
 /** Return the points of a shape in the middle of the picture, beside the shapes that are already there. */
 export function middleShape(kind, regions) {
-  const used = new Set(regions.map(({ points }) => String(points)));
   let points = SHAPES[kind];
-  for (let n = 0; used.has(String(points)) && n < 7; n += 1) points = points.map(([x, y]) => [fraction(x + APART), y]);
+  const isUsed = () => regions.some((region) => String(region.points) === String(points));
+  for (let n = 0; isUsed() && n < 7; n += 1) points = points.map(([x, y]) => [fraction(x + APART), y]);
   return structuredClone(points);
 }
 

@@ -17,13 +17,9 @@ export function showRegions(page, id) {
   let draft = null; // { kind, points } while a new region is drawn
   let saved = null; // the JSON of the regions that the stream has, once it is known
   let seen = null; // the JSON of the regions that another page has saved meanwhile, once the user knows
-  let labels = [];
-  const canvas = element("canvas", {
-    role: "img",
-    "aria-label": `The newest frame of ${id}`,
-    width: 1280,
-    height: 720,
-  });
+  let labels = []; // of all models
+  const options = element("datalist", { id: "labels" });
+  const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}`, width: 1280, height: 720 });
   const layer = svg("svg", { "aria-label": "Zones and lines", role: "group", tabindex: "-1" });
   const board = element("div.board", {}, canvas, layer);
   const hint = element("p.muted", { role: "status" });
@@ -31,9 +27,8 @@ export function showRegions(page, id) {
   const cards = element("div.stack");
   const save = button("Save", store, { class: "primary", disabled: true });
   const discard = button("Discard changes", load, { disabled: true });
-  const again = button("Try again", load);
-  const theirs = button("Load the changed zones", load);
-  const choices = element("div.row", { hidden: true });
+  const reload = button("", load);
+  const remedy = element("div.row", { hidden: true }, reload);
   const addZone = button("Add a zone", (event) => begin("zone", event), { disabled: true });
   const addLine = button("Add a line", (event) => begin("line", event), { disabled: true });
   const finish = button("Finish the zone", finishDraft, { hidden: true });
@@ -48,23 +43,15 @@ export function showRegions(page, id) {
     element("p", {}, element("a", { href: `#${path("streams", id)}` }, id)),
     element("div.row.spread", {}, element("h1", {}, "Zones and lines"), element("div.row", {}, discard, save)),
     problem,
-    choices,
+    remedy,
+    options,
     element(
       "div.two",
       {},
       element(
         "div.card",
         {},
-        element(
-          "div.row",
-          {},
-          addZone,
-          addLine,
-          finish,
-          cancel,
-          addPoint,
-          removePoint,
-        ),
+        element("div.row", {}, addZone, addLine, finish, cancel, addPoint, removePoint),
         hint,
         board,
       ),
@@ -83,20 +70,21 @@ export function showRegions(page, id) {
   load();
   readLabels();
   const stop = poll(count, 1);
-  const close = () => {
+  return Object.assign(close, { isUnsaved: isChanged });
+
+  function close() {
     stop();
     previews.close();
     resized.disconnect();
     document.removeEventListener("keydown", onEscape);
-  };
-  return Object.assign(close, { isUnsaved: isChanged });
+  }
 
   async function load() {
     try {
       accept(await call(address));
       await count();
     } catch (error) {
-      fail(error, saved === null ? [again] : []);
+      fail(error, saved === null ? "Try again" : "");
     }
   }
 
@@ -106,13 +94,14 @@ export function showRegions(page, id) {
     seen = null;
     draft = null;
     regions = fromApi(found);
-    problem.hidden = choices.hidden = true;
+    problem.hidden = remedy.hidden = true;
     choose(regions.find(({ name }) => name === chosen?.name) ?? null);
   }
 
   async function readLabels() {
     const { models } = await call("/models").catch(() => ({ models: [] })); // the key may not list them
     labels = [...new Set(models.flatMap((model) => model.labels ?? []))];
+    options.replaceChildren(...labels.map((value) => element("option", { value })));
     if (regions.length) choose(chosen);
   }
 
@@ -122,10 +111,11 @@ export function showRegions(page, id) {
       const now = JSON.stringify(await call(address));
       if (now !== saved && now !== seen) {
         seen = now;
-        return fail(new Error("The zones have been changed meanwhile. Load them, or press Save again."), [theirs]);
+        const reason = "The zones have been changed meanwhile. Load them, or press Save again to replace them.";
+        return fail(new Error(reason), "Load the changed zones");
       }
       showCounts(await call(address, { method: "PUT", json: sent }));
-      problem.hidden = choices.hidden = true;
+      problem.hidden = remedy.hidden = true;
       const found = await call(address);
       if (JSON.stringify(toApi(regions)) === JSON.stringify(sent)) accept(found);
       else saved = JSON.stringify(found); // something was changed during the call
@@ -151,19 +141,19 @@ export function showRegions(page, id) {
     spreadCaptions(layer, size());
   }
 
-  /** Show an error at the fields that it names, and the rest of it above the picture with what can be done. */
-  function fail(error, buttons = []) {
-    const rest = Object.entries(error.byField?.() ?? { "": error.message }).map(([name, text]) => {
+  /** Show an error at the fields that it names, and the rest of it above the picture. `text` is that of a button. */
+  function fail(error, text = "") {
+    const rest = Object.entries(error.byField?.() ?? { "": error.message }).map(([name, reason]) => {
       const [, kind, index, key] = /^(zone|line)s\.(\d+)\.?(\w*)/.exec(name) ?? [];
       const region = regions.filter((one) => one.kind === kind)[index];
       const control = cards.children[regions.indexOf(region)]?.controls[key];
-      if (control) setError(control, text);
-      return control ? "" : `${region?.name ?? name}: ${text}`.replace(/^: /, "");
+      if (control) setError(control, reason);
+      return control ? "" : `${region?.name ?? name}: ${reason}`.replace(/^: /, "");
     });
     setText(problem, rest.filter(Boolean).join("; "));
     problem.hidden = !problem.textContent;
-    choices.replaceChildren(...buttons);
-    choices.hidden = !buttons.length;
+    setText(reload, text);
+    remedy.hidden = !text;
     cards.querySelector("[aria-invalid]")?.focus();
   }
 
@@ -181,22 +171,28 @@ export function showRegions(page, id) {
     drawnSize = `${width} ${height}`;
     board.style.maxWidth = `calc(${width / height} * 76vh)`; // so that a high picture fits the window
     const scale = width / (board.getBoundingClientRect().width || width);
-    const group = document.activeElement?.closest("g.region");
-    const focused = group && regions[[...layer.children].indexOf(group)];
-    const index = document.activeElement?.dataset.index;
+    const focused = regionOf(document.activeElement);
+    const { index } = document.activeElement.dataset;
     layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    layer.replaceChildren(
-      ...regions.map((region) => drawRegion(region, size(), scale, region === chosen, chosenPoint)),
-    );
+    layer.replaceChildren(...regions.map((one) => drawRegion(one, size(), scale, one === chosen, chosenPoint)));
     spreadCaptions(layer, size());
     if (draft) layer.append(drawDraft(draft.points, size()));
-    if (focused) layer.children[regions.indexOf(focused)].querySelector(`[data-index="${index}"]`)?.focus();
+    if (focused) focusPoint(focused, index);
     board.classList.toggle("drawing", Boolean(draft));
     finish.hidden = draft?.kind !== "zone" || draft.points.length < 4;
     cancel.hidden = !draft;
     addPoint.hidden = Boolean(draft) || chosenPoint === null || chosen?.kind !== "zone";
     removePoint.hidden = addPoint.hidden || chosen.points.length < 4;
     setText(hint, sentence());
+  }
+
+  /** Return the region to which a part of the drawing belongs. */
+  function regionOf(part) {
+    return regions[[...layer.children].indexOf(part.closest("g.region"))];
+  }
+
+  function focusPoint(region, index) {
+    layer.children[regions.indexOf(region)].querySelector(`[data-index="${index}"]`)?.focus();
   }
 
   function sentence() {
@@ -228,17 +224,8 @@ export function showRegions(page, id) {
         onReverse: () => reverse(one),
       }),
     );
-    cards.replaceChildren(
-      ...(made.length
-        ? made
-        : [
-            element(
-              "p.card.muted",
-              {},
-              "There are no zones or lines yet. The stream counts objects in each zone and across each line.",
-            ),
-          ]),
-    );
+    const none = "There are no zones or lines yet. The stream counts objects in each zone and across each line.";
+    cards.replaceChildren(...(made.length ? made : [element("p.card.muted", {}, none)]));
     refresh();
   }
 
@@ -264,7 +251,7 @@ export function showRegions(page, id) {
   function begin(kind, event) {
     if (event.detail === 0) {
       add(kind, middleShape(kind, regions));
-      layer.children[regions.indexOf(chosen)].querySelector(".handle").focus();
+      focusPoint(chosen, 0);
     } else {
       draft = { kind, points: [[0, 0]] }; // the last point follows the pointer
       layer.focus({ preventScroll: true });
@@ -273,9 +260,8 @@ export function showRegions(page, id) {
   }
 
   function add(kind, points) {
-    const names = new Set(regions.map(({ name }) => name));
     let number = 1;
-    while (names.has(`${kind} ${number}`)) number += 1;
+    while (regions.some(({ name }) => name === `${kind} ${number}`)) number += 1;
     const region = { kind, name: `${kind} ${number}`, points, labels: "", confidence: "", original: {} };
     regions.push(region);
     regions.sort((a, b) => (a.kind === "line") - (b.kind === "line")); // the order of the API
@@ -285,9 +271,8 @@ export function showRegions(page, id) {
 
   function finishDraft() {
     if (draft?.kind !== "zone") return;
-    const points = draft.points
-      .slice(0, -1)
-      .filter((point, index, all) => !index || distance_px(point, all[index - 1]) > 3);
+    const placed = draft.points.slice(0, -1);
+    const points = placed.filter((point, index) => !index || distance_px(point, placed[index - 1]) > 3);
     if (points.length >= 3) add("zone", points);
   }
 
@@ -322,10 +307,9 @@ export function showRegions(page, id) {
       draft.points.push(point);
       return draw();
     }
-    const group = event.target.closest("g.region");
-    if (!group) return mark(null);
-    const region = regions[[...layer.children].indexOf(group)];
-    const index = event.target.dataset.index;
+    const region = regionOf(event.target);
+    if (!region) return mark(null);
+    const { index } = event.target.dataset;
     drag(event, region, index === undefined ? null : Number(index));
   }
 
@@ -333,11 +317,11 @@ export function showRegions(page, id) {
   function drag(event, region, index) {
     event.preventDefault();
     mark(region, index);
-    if (index !== null) layer.children[regions.indexOf(region)].querySelector(`[data-index="${index}"]`).focus();
+    if (index !== null) focusPoint(region, index);
     const [from, before] = [place(event), structuredClone(region.points)];
     layer.setPointerCapture(event.pointerId);
-    const onMove = (moved) => {
-      const to = place(moved);
+    const onMove = (now) => {
+      const to = place(now);
       region.points = moved(before, index, to[0] - from[0], to[1] - from[1]);
       refresh();
     };
@@ -347,7 +331,7 @@ export function showRegions(page, id) {
   }
 
   function onFocus({ target }) {
-    const region = regions[[...layer.children].indexOf(target.closest("g.region"))];
+    const region = regionOf(target);
     const index = Number(target.dataset.index);
     if (region && (region !== chosen || index !== chosenPoint)) mark(region, index);
   }
@@ -365,9 +349,8 @@ export function showRegions(page, id) {
 
   function onKey(event) {
     const index = Number(event.target.dataset.index);
-    const group = event.target.closest("g.region");
-    if (!group || Number.isNaN(index)) return;
-    const region = regions[[...layer.children].indexOf(group)];
+    const region = regionOf(event.target);
+    if (!region || Number.isNaN(index)) return;
     const step = event.shiftKey ? STEP / 10 : STEP;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     if (moves[event.key]) {

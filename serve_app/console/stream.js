@@ -1,7 +1,7 @@
 // One stream: its picture, its state and counters, its zones and lines, its sinks, and its events as they come.
 
 import { deleteLater, isLeaving } from "./deletions.js";
-import { button, element, setText } from "./elements.js";
+import { button, element, section, setText } from "./elements.js";
 import { call, path, poll, url } from "./http.js";
 import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
@@ -37,41 +37,19 @@ export function showStream(page, id) {
   });
   let status = null;
 
+  const edit = element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines");
+  const tile = element("div.card.tile", {}, screen);
+  const left = element("div.stack", {}, tile, section("Counters", counters), recordings.card);
   page.append(
     element("p", {}, element("a", { href: "#/streams" }, "All streams")),
     element(
       "div.row.spread",
       {},
       element("div.row", {}, element("h1", {}, id), state, scene),
-      element(
-        "div.row",
-        {},
-        boxes,
-        pause,
-        frame,
-        element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
-        deletion,
-      ),
+      element("div.row", {}, boxes, pause, frame, edit, deletion),
     ),
     element("div.stack", {}, problem, source, cause),
-    element(
-      "div.two",
-      {},
-      element(
-        "div.stack",
-        {},
-        element("div.card.tile", {}, screen),
-        element("section.card", { "aria-label": "Counters" }, element("h2", {}, "Counters"), counters),
-        recordings.card,
-      ),
-      element(
-        "div.stack",
-        {},
-        counted,
-        sinks,
-        events.card,
-      ),
-    ),
+    element("div.two", {}, left, element("div.stack", {}, counted, sinks, events.card)),
   );
   previews.add(id, canvas);
   const stop = poll(read, 1);
@@ -152,42 +130,19 @@ export function showStream(page, id) {
 }
 
 function regionCounts({ zones, lines }) {
+  const row = (name, counts, ...notes) =>
+    element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, counts, ...notes));
   const rows = [
-    ...Object.entries(zones).map(([name, zone]) => [
-      name,
-      `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`,
-      longest(zone) && `longest dwell ${longest(zone)}`,
-    ]),
-    ...Object.entries(lines).map(([name, line]) => [
-      name,
-      `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`,
-      "",
-    ]),
-  ];
-  if (!rows.length) return [];
-  return [
-    element(
-      "section.card",
-      { "aria-label": "Counts" },
-      element("h2", {}, "Counts"),
-      element(
-        "table",
-        {},
-        element(
-          "tbody",
-          {},
-          ...rows.map(([name, counts, note]) =>
-            element(
-              "tr",
-              {},
-              element("th", { scope: "row" }, name),
-              element("td", {}, counts, note && element("br"), note && element("small", {}, note)),
-            ),
-          ),
-        ),
-      ),
+    ...Object.entries(zones).map(([name, zone]) => {
+      const note = longest(zone) && element("small", {}, `longest dwell ${longest(zone)}`);
+      const counts = `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`;
+      return row(name, counts, note && element("br"), note);
+    }),
+    ...Object.entries(lines).map(([name, line]) =>
+      row(name, `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`),
     ),
   ];
+  return rows.length ? [section("Counts", element("table", {}, element("tbody", {}, ...rows)))] : [];
 }
 
 /** Return the longest time for which an object that is inside the zone has been there, or "". */
@@ -197,22 +152,10 @@ export function longest(zone) {
 }
 
 function sinkCards({ sinks }) {
-  if (!sinks.length) return [];
-  const rows = sinks.map((sink) =>
-    element(
-      "li",
-      {},
-      element("b", {}, sink.type),
-      ` ${sink.target}`,
-      element(
-        "div.muted",
-        {},
-        `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`,
-      ),
-      sink.detail && element("p.problem", {}, sink.detail),
-    ),
-  );
-  return [
-    element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
-  ];
+  const rows = sinks.map((sink) => {
+    const counts = `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`;
+    const problem = sink.detail && element("p.problem", {}, sink.detail);
+    return element("li", {}, element("b", {}, sink.type), ` ${sink.target}`, element("div.muted", {}, counts), problem);
+  });
+  return rows.length ? [section("Sinks", element("ul.stack", {}, ...rows))] : [];
 }

@@ -1,7 +1,7 @@
 // The events of a stream as they come. While the page is hidden, nothing is connected.
 
-import { element, setText } from "./elements.js";
-import { path, url } from "./http.js";
+import { element, section, setText } from "./elements.js";
+import { path, socketUrl } from "./http.js";
 import { clock, duration, number } from "./words.js";
 
 const TYPES = ["state", "gap", "zone", "line", "recording", "scene_health", "label", "drift"];
@@ -13,7 +13,7 @@ export function eventsOf(id, onEvent) {
   const list = element("ul.events", { "aria-label": "Events", tabindex: "0" });
   const nothing = element("p.muted", {}, "No events yet.");
   const problem = element("p.problem", { role: "status", hidden: true });
-  const card = element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), problem, nothing, list);
+  const card = section("Events", problem, nothing, list);
   let after = -1; // the id of the last event
   let socket = null;
   let timer = 0;
@@ -25,9 +25,7 @@ export function eventsOf(id, onEvent) {
     clearTimeout(timer);
     if (document.hidden) return disconnect();
     if (socket) return;
-    const address = new URL(url(`${path("streams", id, "events")}?types=${TYPES}&after=${after}`), location.href);
-    address.protocol = address.protocol.replace("http", "ws");
-    const made = new WebSocket(address);
+    const made = new WebSocket(socketUrl(`${path("streams", id, "events")}?types=${TYPES}&after=${after}`));
     socket = made;
     made.onopen = () => (problem.hidden = true);
     made.onmessage = ({ data }) => socket === made && add(JSON.parse(data));
@@ -57,19 +55,15 @@ export function eventsOf(id, onEvent) {
     if (event.type === "missed" && after === -1) return;
     after = event.event_id ?? after;
     nothing.hidden = true;
-    list.prepend(
-      element(
-        "li",
-        {},
-        element("time", {}, clock(event.at_s ?? Date.now() / 1000)),
-        element("b", {}, event.type.replace("_", " ")),
-        element("span", {}, sentence(event)),
-      ),
-    );
+    const time = element("time", {}, clock(event.at_s ?? Date.now() / 1000));
+    const type = element("b", {}, event.type.replace("_", " "));
+    list.prepend(element("li", {}, time, type, element("span", {}, sentence(event))));
     while (list.children.length > MAX_EVENTS) list.lastChild.remove();
     onEvent(event);
   }
 }
+
+const dwell = ({ dwell_s }) => (dwell_s ? ` after ${duration(dwell_s)}` : "");
 
 function sentence(event) {
   switch (event.type) {
@@ -77,10 +71,7 @@ function sentence(event) {
     case "scene_health":
       return `${event.previous} → ${event.state}${event.detail ? `: ${event.detail}` : ""}`;
     case "zone":
-      return [
-        `${event.label} ${event.track_id} ${event.change} ${event.zone}`,
-        event.dwell_s ? `after ${duration(event.dwell_s)}` : "",
-      ].join(" ");
+      return `${event.label} ${event.track_id} ${event.change} ${event.zone}${dwell(event)}`;
     case "line":
       return `${event.label} ${event.track_id} crossed ${event.line}, ${event.direction}`;
     case "missed":

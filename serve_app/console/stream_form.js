@@ -6,10 +6,12 @@ import { call, send } from "./http.js";
 import { notify, notifyError } from "./notices.js";
 
 export function show(page) {
+  const box = (checked = false) => element("input", { type: "checkbox", checked });
+  const uri = element("input", { autocomplete: "off", spellcheck: "false", required: "", input: hidePicture });
   const controls = {
-    "source.uri": element("input", { autocomplete: "off", spellcheck: "false", required: "", input: hidePicture }),
-    "source.loop": element("input", { type: "checkbox" }),
-    "source.tls_verify": element("input", { type: "checkbox", checked: true }),
+    "source.uri": uri,
+    "source.loop": box(),
+    "source.tls_verify": box(true),
     max_fps: element("input", { type: "number", min: 0.01, max: 1000, step: "any", inputmode: "decimal" }),
     policy: choice(
       [
@@ -20,9 +22,9 @@ export function show(page) {
       "",
     ),
     ...sharedControls(),
-    track: element("input", { type: "checkbox" }),
-    recording: element("input", { type: "checkbox" }),
-    degrade: element("input", { type: "checkbox" }),
+    track: box(),
+    recording: box(),
+    degrade: box(),
   };
   const problem = element("p.problem", { role: "alert", hidden: true });
   const picture = element("img.snapshot", { alt: "A frame of the source", hidden: true });
@@ -34,7 +36,7 @@ export function show(page) {
     { submit: start, novalidate: "" },
     field(
       "Source",
-      controls["source.uri"],
+      uri,
       "rtsp://user:password@camera/1, an http or https URL, /dev/video0, or a file or folder on the server",
     ),
     element("div.row", {}, look),
@@ -43,7 +45,7 @@ export function show(page) {
       "div.pair",
       {},
       ...sharedFields(controls),
-      field("Frames per second, at most", controls.max_fps, "Empty for as many as the source has. Those of a file are counted by the seconds of the video."),
+      field("Frames per second, at most", controls.max_fps, "Empty for all. For a file, these are seconds of the video."),
       field("If the model is slower", controls.policy),
     ),
     element(
@@ -59,7 +61,7 @@ export function show(page) {
     element("div.row", {}, submit, element("a.button", { href: "#/streams" }, "Cancel")),
   );
   page.append(element("h1", {}, "Add a stream"), form);
-  controls["source.uri"].focus();
+  uri.focus();
   let isShown = true;
   return () => {
     isShown = false;
@@ -68,7 +70,7 @@ export function show(page) {
 
   function source() {
     return {
-      uri: controls["source.uri"].value.trim(),
+      uri: uri.value.trim(),
       loop: controls["source.loop"].checked,
       tls_verify: controls["source.tls_verify"].checked,
     };
@@ -106,14 +108,14 @@ export function show(page) {
   async function snapshot() {
     clear();
     hidePicture();
-    const { uri } = source();
+    const wanted = uri.value;
     try {
       const response = await send("/streams/snapshot", {
         method: "POST",
         json: { source: { ...source(), loop: undefined } },
       });
       const blob = await response.blob();
-      if (!isShown || uri !== source().uri) return;
+      if (!isShown || uri.value !== wanted) return;
       URL.revokeObjectURL(address);
       address = URL.createObjectURL(blob);
       picture.src = address;

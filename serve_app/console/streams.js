@@ -7,7 +7,7 @@ import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
 import { showRegions } from "./regions.js";
 import { showStream } from "./stream.js";
-import { clock, duration, isProblem, number, setBadge, sum } from "./words.js";
+import { clock, duration, isProblem, number, reasons, setBadge, sum } from "./words.js";
 
 export function show(page, id, part) {
   if (id && part === "regions") return showRegions(page, id);
@@ -34,13 +34,9 @@ function showWall(page) {
   });
   let streams = [];
 
+  const add = element("a.button.primary", { href: "#/new-stream" }, "Add a stream");
   page.append(
-    element(
-      "div.row.spread",
-      {},
-      element("h1", {}, "Streams"),
-      element("a.button.primary", { href: "#/new-stream" }, "Add a stream"),
-    ),
+    element("div.row.spread", {}, element("h1", {}, "Streams"), add),
     element("div.row.spread", {}, counts, element("div.row", {}, element("div", {}, search), problems)),
     problem,
     nothing,
@@ -76,10 +72,8 @@ function showWall(page) {
     const matches = (one) => JSON.stringify([one.stream_id, one.source, one.tags]).toLowerCase().includes(wanted);
     const shown = streams.filter((one) => matches(one) && (!onlyProblems || isProblem(one)));
     const troubled = streams.filter(isProblem).length;
-    setText(
-      counts,
-      `${number(streams.length)} ${streams.length === 1 ? "stream" : "streams"}, ${troubled ? `${troubled} with a problem` : "none with a problem"}`,
-    );
+    const all = streams.length === 1 ? "1 stream" : `${number(streams.length)} streams`;
+    setText(counts, `${all}, ${troubled || "none"} with a problem`);
     const ids = new Set(shown.map(({ stream_id }) => stream_id));
     for (const [id, tile] of tiles) {
       if (ids.has(id)) continue;
@@ -102,15 +96,8 @@ function showWall(page) {
     });
     nothing.hidden = shown.length > 0;
     if (!shown.length) {
-      nothing.replaceChildren(
-        element(
-          "p",
-          {},
-          streams.length
-            ? "No stream matches."
-            : "There are no streams yet. A stream is a camera, a video or a folder of images.",
-        ),
-      );
+      const none = "There are no streams yet. A stream is a camera, a video or a folder of images.";
+      nothing.replaceChildren(element("p", {}, streams.length ? "No stream matches." : none));
     }
   }
 }
@@ -123,12 +110,12 @@ function makeTile(id, reread) {
   const scene = element("span.status", { hidden: true });
   const cause = element("p.cause", { hidden: true });
   const source = element("small", {}, "");
-  const facts = element("div.facts");
   const [fps, ageFact, drops] = [element("span"), element("span"), element("span")];
-  facts.append(fps, ageFact, drops);
+  const facts = element("div.facts", {}, fps, ageFact, drops);
   const pause = button("Pause", () => change());
   const remove = button("Delete", () => deleteLater("streams", id, reread), { class: "danger quiet" });
   const address = `#${path("streams", id)}`;
+  const title = element("h2", {}, element("a", { href: address }, id));
   const card = element(
     "article.card.tile",
     { "aria-label": `Stream ${id}` },
@@ -136,12 +123,7 @@ function makeTile(id, reread) {
     element(
       "div.tile-text",
       {},
-      element(
-        "div.row.spread",
-        {},
-        element("h2", {}, element("a", { href: address }, id)),
-        element("div.row", {}, scene, state),
-      ),
+      element("div.row.spread", {}, title, element("div.row", {}, scene, state)),
       source,
       cause,
       facts,
@@ -170,9 +152,7 @@ function makeTile(id, reread) {
     setText(ageFact, status.latest ? `age ${duration(status.latest.age_s)}` : "no frame yet");
     const { max_fps: _, ...dropped } = status.dropped; // the spec wants to drop those
     setText(drops, `${number(sum(dropped))} dropped`);
-    drops.title = Object.entries(status.dropped)
-      .map(([reason, count]) => `${reason}: ${count}`)
-      .join(", ");
+    drops.title = reasons(status.dropped);
     const isRunning = status.state === "running";
     setText(waiting, isRunning ? trouble || "waiting for a frame" : status.state);
     waiting.hidden = isRunning && hasFrame && !trouble;

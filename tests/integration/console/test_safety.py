@@ -110,7 +110,7 @@ def test_all_tabs_follow_when_one_signs_out_or_in_and_all_notice_that_the_sessio
 def test_a_deletion_happens_before_its_session_is_signed_out_and_not_after_the_session_has_ended(
     open_page: Open, service: Service, locked: str, keys_file: Path, stream_folders: dict[str, str]
 ) -> None:
-    key, entry = make_key("dock", ["jobs"])
+    key, entry = make_key("dock", ["detect", "jobs"])
     keys_file.write_text(yaml.safe_dump([entry]))
     eventually(lambda: is_known(locked, key), what="the key")
     picture = squares.encode(squares.picture([Square("red", 5, 10)]))
