@@ -38,6 +38,7 @@ export function later(text, action, undo) {
   const before = document.activeElement;
   let left_ms = UNDO_S * 1000;
   let last_ms = performance.now();
+  let ending = null; // a promise, once it ends
   const timer = setInterval(tick, 250);
   place(made);
   if (before?.matches("button:focus-visible")) cancel.focus(); // the keyboard finds it here
@@ -56,8 +57,12 @@ export function later(text, action, undo) {
     return end(() => action().catch((error) => (undo(), notifyError(error))));
   }
 
+  function end(then) {
+    return (ending ??= finish(then));
+  }
+
   /** Put the focus back if it was on the message. */
-  async function end(then) {
+  async function finish(then) {
     const hadFocus = made.contains(document.activeElement);
     clearInterval(timer);
     made.remove();

@@ -29,12 +29,13 @@ export function showStream(page, id) {
   const frame = element("a.button", { href: address, download: `${id}.jpg`, hidden: true }, "Save a frame");
   const screen = element("div.screen", {}, canvas, waiting);
   const previews = new Previews({
-    onFrame: () => (waiting.hidden = true),
-    onError: (_, text) => {
-      waiting.hidden = false;
-      setText(waiting, text);
+    onFrame: () => {
+      waiting.hidden = true;
+      trouble = "";
     },
+    onError: (_, text) => (trouble = text),
   });
+  let trouble = ""; // why there is no picture
   let status = null;
 
   const edit = element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines");
@@ -85,8 +86,8 @@ export function showStream(page, id) {
     const tags = Object.entries(status.tags).map(([name, value]) => `${name}=${value}`);
     setText(source, [status.source, status.owner && `owner ${status.owner}`, ...tags].filter(Boolean).join(" · "));
     const isRunning = status.state === "running";
-    setText(waiting, isRunning ? "waiting for a frame" : status.state);
-    if (!isRunning) waiting.hidden = false;
+    setText(waiting, isRunning ? trouble || "waiting for a frame" : status.state);
+    if (!isRunning || trouble) waiting.hidden = false;
     frame.hidden = !isRunning;
     screen.classList.toggle("stale", !isRunning);
     setText(pause, ["paused", "failed"].includes(status.state) ? "Resume" : "Pause");
