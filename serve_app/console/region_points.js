@@ -4,7 +4,7 @@ const SHAPES = {
   zone: [[0.3, 0.3], [0.7, 0.3], [0.7, 0.7], [0.3, 0.7]],
   line: [[0.5, 0.8], [0.5, 0.2]],
 };
-const APART = 0.04; // of the width, between shapes that would lie exactly on each other
+const APART = 0.08; // of the width, between shapes that would lie exactly on each other
 
 export function fraction(value) {
   return Math.round(Math.min(Math.max(value, 0), 1) * 10_000) / 10_000;

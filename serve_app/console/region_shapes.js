@@ -34,7 +34,7 @@ export function spreadCaptions(layer, size) {
   for (const caption of layer.querySelectorAll(".caption")) {
     const { x, y, width, height } = caption.getBBox();
     const dx = Math.max(-x, 0) - Math.max(x + width - size.width, 0);
-    const steps = [0, 1, -1, 2, -2, 3, -3, 4, -4].map((step) => (step * height) / 2);
+    const steps = Array.from({ length: 40 }, (_, n) => ((n % 2 ? n + 1 : -n) * height) / 4); // 0, half of it down, up
     const at = (dy) => ({ x: x + dx, y: y + dy, width, height });
     const isFree = (dy) => y + dy >= 0 && y + dy + height <= size.height && !taken.some((one) => meet(one, at(dy)));
     const dy = steps.find(isFree) ?? 0;

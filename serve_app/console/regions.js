@@ -51,9 +51,10 @@ export function showRegions(page, id) {
       element(
         "div.card",
         {},
-        element("div.row", {}, addZone, addLine, finish, cancel, addPoint, removePoint),
+        element("div.row", {}, addZone, addLine),
         hint,
         board,
+        element("div.row", {}, finish, cancel, addPoint, removePoint), // below, so that the picture stays where it is
       ),
       cards,
     ),
@@ -143,10 +144,12 @@ export function showRegions(page, id) {
 
   /** Show an error at the fields that it names, and the rest of it above the picture. `text` is that of a button. */
   function fail(error, text = "") {
+    let first = null;
     const rest = Object.entries(error.byField?.() ?? { "": error.message }).map(([name, reason]) => {
       const [, kind, index, key] = /^(zone|line)s\.(\d+)\.?(\w*)/.exec(name) ?? [];
       const region = regions.filter((one) => one.kind === kind)[index];
       const control = cards.children[regions.indexOf(region)]?.controls[key];
+      first ??= control;
       if (control) setError(control, reason);
       return control ? "" : `${region?.name ?? name}: ${reason}`.replace(/^: /, "");
     });
@@ -154,7 +157,7 @@ export function showRegions(page, id) {
     problem.hidden = !problem.textContent;
     setText(reload, text);
     remedy.hidden = !text;
-    cards.querySelector("[aria-invalid]")?.focus();
+    first?.focus();
   }
 
   function size() {
