@@ -19,7 +19,8 @@ export function showRegions(page, id) {
   let seen = null; // the JSON of the regions that another page has saved meanwhile, once the user knows
   let labels = []; // of all models
   const options = element("datalist", { id: "labels" });
-  const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}`, width: 1280, height: 720 });
+  const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}` });
+  [canvas.width, canvas.height] = [1280, 720]; // until the first frame is there
   const layer = svg("svg", { "aria-label": "Zones and lines", role: "group", tabindex: "-1" });
   const board = element("div.board", {}, canvas, layer);
   const hint = element("p.muted", { role: "status" });

@@ -45,7 +45,7 @@ export function show(page) {
       "div.pair",
       {},
       ...sharedFields(controls),
-      field("Frames per second, at most", controls.max_fps, "Empty for all. For a file, these are seconds of the video."),
+      field("Frames per second, at most", controls.max_fps, "Empty for all. For a file: in seconds of the video."),
       field("If the model is slower", controls.policy),
     ),
     element(

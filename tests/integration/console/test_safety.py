@@ -116,8 +116,8 @@ def test_a_deletion_happens_before_its_session_is_signed_out_and_not_after_the_s
     picture = squares.encode(squares.picture([Square("red", 5, 10)]))
     with service.client() as client:
         for name in ("night", "day"):
-            files = [("job", (None, json.dumps({"id": name}))), ("file", ("a.png", picture))]
-            client.post("/jobs", files=files)
+            job = ("job", (None, json.dumps({"id": name})))
+            client.post("/jobs", files=[job, *[("file", ("a.png", picture))]])
         page = open_page(f"{locked}#/jobs/night")
         sign_in(page, key)
         page.get_by_role("button", name="Delete").click()
