@@ -24,7 +24,7 @@ export function showRegions(page, id) {
   const layer = svg("svg", { "aria-label": "Zones and lines", role: "group", tabindex: "-1" });
   const board = element("div.board", {}, canvas, layer);
   const hint = element("p.muted", { role: "status" });
-  const problem = element("p.problem", { role: "alert", hidden: true });
+  const problem = element("p.problem", { role: "alert" });
   const cards = element("div.stack");
   const save = button("Save", store, { class: "primary", disabled: true });
   const discard = button("Discard changes", load, { disabled: true });
@@ -96,7 +96,7 @@ export function showRegions(page, id) {
     seen = null;
     draft = null;
     regions = fromApi(found);
-    problem.hidden = remedy.hidden = true;
+    fail({ message: "" });
     choose(regions.find(({ name }) => name === chosen?.name) ?? null);
   }
 
@@ -117,7 +117,7 @@ export function showRegions(page, id) {
         return fail(new Error(reason), "Load the changed zones");
       }
       showCounts(await call(address, { method: "PUT", json: sent }));
-      problem.hidden = remedy.hidden = true;
+      fail({ message: "" });
       const found = await call(address);
       if (JSON.stringify(toApi(regions)) === JSON.stringify(sent)) accept(found);
       else saved = JSON.stringify(found); // something was changed during the call
@@ -155,7 +155,6 @@ export function showRegions(page, id) {
       return control ? "" : `${region?.name ?? name}: ${reason}`.replace(/^: /, "");
     });
     setText(problem, rest.filter(Boolean).join("; "));
-    problem.hidden = !problem.textContent;
     setText(reload, text);
     remedy.hidden = !text;
     first?.focus();

@@ -14,8 +14,8 @@ export function showStream(page, id) {
   const waiting = element("span.waiting", {}, "");
   const state = element("span.status");
   const scene = element("span.status", { hidden: true });
-  const cause = element("p.cause", { hidden: true });
-  const problem = element("p.problem", { role: "alert", hidden: true });
+  const cause = element("p.cause");
+  const problem = element("p.problem", { role: "alert" });
   const source = element("p.muted");
   const counters = element("div");
   const counted = element("div.stack");
@@ -63,12 +63,11 @@ export function showStream(page, id) {
   async function read() {
     try {
       update(await call(path("streams", id)));
-      problem.hidden = true;
+      setText(problem, "");
     } catch (error) {
       const now = error.status === 404 ? "gone" : "unknown";
       if (status) update({ ...status, state: now, detail: "" });
       else setBadge(state, now);
-      problem.hidden = false;
       setText(problem, error.message);
     }
   }
@@ -81,7 +80,6 @@ export function showStream(page, id) {
     scene.hidden = sceneState === "ok" || sceneState === "unknown";
     setBadge(scene, sceneState);
     const why = [status.detail, scene.hidden ? "" : status.scene_health.detail].filter(Boolean).join("; ");
-    cause.hidden = !why;
     setText(cause, why);
     const tags = Object.entries(status.tags).map(([name, value]) => `${name}=${value}`);
     setText(source, [status.source, status.owner && `owner ${status.owner}`, ...tags].filter(Boolean).join(" · "));

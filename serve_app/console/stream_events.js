@@ -12,7 +12,7 @@ const RECONNECT_S = 2;
 export function eventsOf(id, onEvent) {
   const list = element("ul.events", { "aria-label": "Events", tabindex: "0" });
   const nothing = element("p.muted", {}, "No events yet.");
-  const problem = element("p.problem", { role: "status", hidden: true });
+  const problem = element("p.problem", { role: "status" });
   const card = section("Events", problem, nothing, list);
   let after = -1; // the id of the last event
   let socket = null;
@@ -27,12 +27,11 @@ export function eventsOf(id, onEvent) {
     if (socket) return;
     const made = new WebSocket(socketUrl(`${path("streams", id, "events")}?types=${TYPES}&after=${after}`));
     socket = made;
-    made.onopen = () => (problem.hidden = true);
+    made.onopen = () => setText(problem, "");
     made.onmessage = ({ data }) => socket === made && add(JSON.parse(data));
     made.onclose = ({ reason }) => {
       if (socket !== made) return;
       socket = null;
-      problem.hidden = false;
       setText(problem, `New events do not arrive: ${reason || "the connection has ended"}. The page tries again.`);
       timer = setTimeout(connect, RECONNECT_S * 1000);
     };

@@ -26,7 +26,7 @@ export function show(page) {
     recording: box(),
     degrade: box(),
   };
-  const problem = element("p.problem", { role: "alert", hidden: true });
+  const problem = element("p.problem", { role: "alert" });
   const picture = element("img.snapshot", { alt: "A frame of the source", hidden: true });
   const submit = element("button.primary", { type: "submit" }, "Start the stream");
   const look = button("Look at the source first", snapshot);
@@ -126,7 +126,7 @@ export function show(page) {
   }
 
   function clear() {
-    problem.hidden = true;
+    problem.textContent = "";
     clearErrors(controls);
   }
 
@@ -134,6 +134,5 @@ export function show(page) {
     const problems = error.code === "invalid_source" ? { "source.uri": error.message } : error.byField();
     if (error.code === "conflict") problems.id = error.message;
     problem.textContent = showErrors(controls, problems);
-    problem.hidden = !problem.textContent;
   }
 }

@@ -18,7 +18,7 @@ export function show(page, id, part) {
 function showWall(page) {
   const tiles = new Map(); // by stream id
   const counts = element("p.muted", { role: "status" });
-  const problem = element("p.problem", { role: "alert", hidden: true });
+  const problem = element("p.problem", { role: "alert" });
   const search = element("input", {
     type: "search",
     placeholder: "Find a stream",
@@ -51,10 +51,9 @@ function showWall(page) {
   async function read() {
     try {
       streams = (await call("/streams")).streams;
-      problem.hidden = true;
+      setText(problem, "");
       refresh();
     } catch (error) {
-      problem.hidden = false;
       setText(problem, error.message);
       setText(counts, "");
       for (const tile of tiles.values()) tile.lose();
@@ -108,7 +107,7 @@ function makeTile(id, reread) {
   const age = element("span.age", { hidden: true });
   const state = element("span.status");
   const scene = element("span.status", { hidden: true });
-  const cause = element("p.cause", { hidden: true });
+  const cause = element("p.cause");
   const source = element("small", {}, "");
   const [fps, ageFact, drops] = [element("span"), element("span"), element("span")];
   const facts = element("div.facts", {}, fps, ageFact, drops);
@@ -145,7 +144,6 @@ function makeTile(id, reread) {
     scene.hidden = ["ok", "unknown"].includes(sceneState);
     setBadge(scene, sceneState);
     const why = status.detail || (scene.hidden ? "" : status.scene_health.detail);
-    cause.hidden = !why;
     setText(cause, why);
     setText(source, status.source);
     setText(fps, `${status.processed_fps.toFixed(1)} fps`);
