@@ -191,6 +191,7 @@ def test_zones_are_not_lost_by_a_failed_request_a_second_page_or_a_link(
 ) -> None:
     zone = {"name": "dock", "polygon": CLICKED}
     start_stream(service.url, video, loop=True, stream_id="new", policy="drop_oldest", zones=[zone])
+    eventually(lambda: stream_status(service.url, "new").processed, what="a frame")  # its process takes zones now
     page = open_page("#/streams/new")
     page.route("**/regions", lambda route: route.fulfill(status=503, json={"detail": "retry later"}), times=1)
     page.get_by_role("link", name="Zones and lines").click()
