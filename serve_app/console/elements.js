@@ -43,6 +43,11 @@ export function button(text, action, attributes = {}) {
   return made;
 }
 
+/** Return a card with this title. */
+export function section(title, ...children) {
+  return element("section.card", { "aria-label": title }, element("h2", {}, title), ...children);
+}
+
 /** Replace the text of an element only if it differs, so that nothing is drawn or read aloud again. */
 export function setText(target, text) {
   if (target.textContent !== String(text)) target.textContent = text;

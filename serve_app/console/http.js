@@ -98,6 +98,11 @@ export function url(path) {
   return ROOT + path.slice(1);
 }
 
+/** Return the address of a WebSocket of the API. */
+export function socketUrl(path) {
+  return location.origin.replace("http", "ws") + url(path);
+}
+
 /** Call `work` every `period_s` while the page is visible. Return a function that stops it. */
 export function poll(work, period_s) {
   let timer = 0;

@@ -3,6 +3,7 @@
 import { element, field } from "./elements.js";
 import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call, upload } from "./http.js";
+import { notifyError } from "./notices.js";
 
 const KINDS = {
   files: "A folder or a glob on the server",
@@ -13,7 +14,7 @@ const KINDS = {
 };
 const PATHS = { files: "/data/night/**/*.jpg", video: "/data/night.mp4", archive: "/data/night.zip" }; // examples
 
-export function showJobForm(page) {
+export function show(page) {
   const controls = {
     "source.path": element("input", { autocomplete: "off", spellcheck: "false" }),
     "source.urls": element("textarea", { spellcheck: "false", placeholder: "https://example.com/dock.jpg" }),
@@ -71,6 +72,10 @@ export function showJobForm(page) {
     ),
   );
   refresh();
+  let isShown = true;
+  return () => {
+    isShown = false;
+  };
 
   function kind() {
     return kinds.find(([control]) => control.checked)[0].value;
@@ -111,8 +116,9 @@ export function showJobForm(page) {
       }
       const request = form ? upload("/jobs", form, showProgress) : call("/jobs", { method: "POST", json: job });
       const { job_id } = await request;
-      location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
+      if (isShown) location.hash = `#/jobs/${encodeURIComponent(job_id)}`;
     } catch (error) {
+      if (!isShown) return notifyError(error);
       const plain = (name) => name.replace(/^source\.(files|urls|video|archive|upload)\./, "source.");
       const problems = Object.entries(error.byField()).map(([name, text]) => [plain(name), text]);
       fail(showErrors(controls, Object.fromEntries(problems)));

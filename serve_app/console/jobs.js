@@ -4,12 +4,10 @@ import { isLeaving } from "./deletions.js";
 import { element, setText } from "./elements.js";
 import { call, path, poll } from "./http.js";
 import { showJob } from "./job.js";
-import { showJobForm } from "./job_form.js";
 import { countsOf, progressBar } from "./job_progress.js";
 import { clock, duration, setBadge } from "./words.js";
 
 export function show(page, id) {
-  if (id === "new") return showJobForm(page);
   if (id) return showJob(page, id);
   return showList(page);
 }
@@ -29,7 +27,7 @@ function showList(page) {
       "div.row.spread",
       {},
       element("h1", {}, "Jobs"),
-      element("a.button.primary", { href: "#/jobs/new" }, "Start a job"),
+      element("a.button.primary", { href: "#/new-job" }, "Start a job"),
     ),
     message,
     table,

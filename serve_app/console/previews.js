@@ -1,16 +1,20 @@
 // The pictures of streams, all over one WebSocket. A canvas gets pictures only while it can be seen.
 
-import { url } from "./http.js";
+import { socketUrl } from "./http.js";
 
 const RECONNECT_S = 2;
 
 /** Shows the newest frames of streams on canvases. */
 export class Previews {
-  /** `boxes` says whether detections are drawn. `onFrame(streamId, header)` is called for each frame that is shown. */
-  constructor({ maxFps = 5, boxes = true, onFrame = () => {} } = {}) {
+  /**
+   * `boxes` says whether detections are drawn. `onFrame(streamId, header)` is called for each frame that is shown, and
+   * `onError(streamId, text)` if the server cannot send a stream's frames.
+   */
+  constructor({ maxFps = 5, boxes = true, onFrame = () => {}, onError = () => {} } = {}) {
     this.maxFps = maxFps;
     this.boxes = boxes;
     this.onFrame = onFrame;
+    this.onError = onError;
     this.canvases = new Map(); // by stream id
     this.visible = new Set(); // of stream ids
     this.socket = null;
@@ -74,17 +78,19 @@ export class Previews {
   }
 
   #connect() {
-    const address = new URL(url("/streams/previews"), location.href);
-    address.protocol = address.protocol.replace("http", "ws");
-    const socket = new WebSocket(address);
+    const socket = new WebSocket(socketUrl("/streams/previews"));
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     this.wish = "";
     socket.onopen = () => this.#update();
-    // A text is an error of one stream, such as one that has no frame yet. The wall shows its state anyway.
-    socket.onmessage = ({ data }) => data instanceof ArrayBuffer && this.#show(data);
-    socket.onclose = () => {
+    socket.onmessage = ({ data }) => {
+      if (data instanceof ArrayBuffer) return this.#show(data);
+      const { stream_id, detail } = JSON.parse(data);
+      this.onError(stream_id, detail);
+    };
+    socket.onclose = ({ reason }) => {
       if (this.socket !== socket) return;
+      if (reason) this.visible.forEach((id) => this.onError(id, reason));
       this.socket = null;
       this.timer = setTimeout(() => this.#update(), RECONNECT_S * 1000);
     };

@@ -1,6 +1,6 @@
 // The recorded clips of a stream, with a snapshot of each. A click plays a clip on the page.
 
-import { button, element, setText } from "./elements.js";
+import { button, element, section, setText } from "./elements.js";
 import { call, path, url } from "./http.js";
 import { clock, fileSize, reasons } from "./words.js";
 
@@ -14,17 +14,8 @@ export function recordingsOf(id) {
   const list = element("ul.clips");
   const nothing = element("p.muted", {}, "No clip has been recorded yet.");
   const more = button("Show older clips", () => load(next), { hidden: true });
-  const card = element(
-    "section.card",
-    { "aria-label": "Recordings", hidden: true },
-    element("h2", {}, "Recordings"),
-    state,
-    problem,
-    player,
-    nothing,
-    list,
-    element("div.row", {}, more),
-  );
+  const card = section("Recordings", state, problem, player, nothing, list, element("div.row", {}, more));
+  card.hidden = true;
   let next = null;
   let hasRecorder = false;
   refresh();
@@ -70,18 +61,9 @@ export function recordingsOf(id) {
     const picture = snapshot
       ? element("img", { src: address(snapshot), alt: "", loading: "lazy" })
       : element("span.waiting", {}, "no snapshot");
-    const text = element(
-      "div.row.spread",
-      {},
-      element("time", {}, time),
-      clip
-        ? element(
-            "a",
-            { href: address(clip), download: clip, "aria-label": `Download the clip of ${time}` },
-            fileSize(size_bytes),
-          )
-        : element("span.muted", {}, "not finished"),
-    );
+    const saved = { href: clip && address(clip), download: clip, "aria-label": `Download the clip of ${time}` };
+    const link = clip ? element("a", saved, fileSize(size_bytes)) : element("span.muted", {}, "not finished");
+    const text = element("div.row.spread", {}, element("time", {}, time), link);
     const view = clip
       ? button("", () => play(clip, snapshot, time), { class: "clip", "aria-label": `Play the clip of ${time}` })
       : element("span.clip");

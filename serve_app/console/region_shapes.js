@@ -2,15 +2,19 @@
 
 import { svg } from "./elements.js";
 
-/** Return the drawing of a zone or a line on a picture of `size` in pixels. `scale`: its pixels per screen pixel. */
-export function drawRegion(region, size, scale, isChosen) {
+/**
+ * Return the drawing of a zone or a line on a picture of `size` in pixels. `scale`: its pixels per screen pixel.
+ * `chosenPoint` is the index of a point, if the region is chosen.
+ */
+export function drawRegion(region, size, scale, isChosen, chosenPoint) {
   const points = region.points.map(([x, y]) => [x * size.width, y * size.height]);
   const shapes = region.kind === "zone" ? zoneShapes(points) : lineShapes(points, scale);
+  const isTouched = matchMedia("(pointer: coarse)").matches;
   const handles = points.map(([cx, cy], index) =>
-    svg("circle.handle", {
+    svg(`circle.handle${isChosen && index === chosenPoint ? ".chosen" : ""}`, {
       cx,
       cy,
-      r: 7 * scale,
+      r: (isTouched ? 11 : 7) * scale,
       tabindex: "0",
       role: "button",
       "data-index": index,
@@ -18,13 +22,29 @@ export function drawRegion(region, size, scale, isChosen) {
     }),
   );
   const [x, y] = captionPlace(region, points, scale);
-  const caption = svg("text", { x, y, "font-size": 14 * scale, "text-anchor": "middle" }, region.name);
-  const count = svg(
-    "text.count",
-    { x, y: y + 17 * scale, "font-size": 13 * scale, "text-anchor": "middle" },
-    region.counts ?? "",
-  );
-  return svg(`g.region.${region.kind}${isChosen ? ".chosen" : ""}`, {}, ...shapes, caption, count, ...handles);
+  const name = svg("text", { x, y, "font-size": 14 * scale }, region.name);
+  const count = svg("text.count", { x, y: y + 17 * scale, "font-size": 13 * scale }, region.counts ?? "");
+  const caption = svg("g.caption", {}, name, count);
+  return svg(`g.region.${region.kind}${isChosen ? ".chosen" : ""}`, {}, ...shapes, caption, ...handles);
+}
+
+/** Move the captions that would lie on each other or beyond the picture. */
+export function spreadCaptions(layer, size) {
+  const taken = [...layer.querySelectorAll(".in")].map((word) => word.getBBox());
+  for (const caption of layer.querySelectorAll(".caption")) {
+    const { x, y, width, height } = caption.getBBox();
+    const dx = Math.max(-x, 0) - Math.max(x + width - size.width, 0);
+    const steps = Array.from({ length: 40 }, (_, n) => ((n % 2 ? n + 1 : -n) * height) / 4); // 0, half of it down, up
+    const at = (dy) => ({ x: x + dx, y: y + dy, width, height });
+    const isFree = (dy) => y + dy >= 0 && y + dy + height <= size.height && !taken.some((one) => meet(one, at(dy)));
+    const dy = steps.find(isFree) ?? 0;
+    caption.setAttribute("transform", `translate(${dx} ${dy})`);
+    taken.push(at(dy));
+  }
+}
+
+function meet(a, b) {
+  return a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
 }
 
 /** Return the shape of points that are being placed, with a last one under the pointer. */
@@ -50,16 +70,8 @@ function lineShapes([[x1, y1], [x2, y2]], scale) {
     tip_y - right_y * barb + side * along_y * barb,
   ]);
   const arrow = `M${x} ${y}L${tip_x} ${tip_y}M${ends[0].join(" ")}L${tip_x} ${tip_y}L${ends[1].join(" ")}`;
-  const word = svg(
-    "text",
-    {
-      x: tip_x + right_x * 14 * scale,
-      y: tip_y + right_y * 14 * scale + 4 * scale,
-      "font-size": 13 * scale,
-      "text-anchor": "middle",
-    },
-    "in",
-  );
+  const place = { x: tip_x + right_x * 14 * scale, y: tip_y + (right_y * 14 + 4) * scale };
+  const word = svg("text.in", { ...place, "font-size": 13 * scale }, "in");
   const ends_of_line = { x1, y1, x2, y2 };
   return [svg("line.grab", ends_of_line), svg("line.shape", ends_of_line), svg("path.arrow", { d: arrow }), word];
 }

@@ -1,66 +1,61 @@
 // Zones and lines of a stream, drawn on its picture by mouse, touch or keyboard. Saving them loses no frame.
 
-import { button, element, setText, svg } from "./elements.js";
+import { button, element, setError, setText, svg } from "./elements.js";
 import { call, path, poll } from "./http.js";
 import { notify } from "./notices.js";
 import { Previews } from "./previews.js";
-import { drawDraft, drawRegion } from "./region_shapes.js";
-import { fromApi, regionCard, toApi } from "./region_fields.js";
-import { longest } from "./stream.js";
+import { drawDraft, drawRegion, spreadCaptions } from "./region_shapes.js";
+import { countsText, fromApi, regionCard, toApi } from "./region_fields.js";
+import { fraction, middleShape, moved, withPoint } from "./region_points.js";
 
 const STEP = 0.01; // of the width or height, for an arrow key; a tenth of it with Shift
-const DEFAULT_ZONE = [
-  [0.3, 0.3],
-  [0.7, 0.3],
-  [0.7, 0.7],
-  [0.3, 0.7],
-];
-const DEFAULT_LINE = [
-  [0.5, 0.8],
-  [0.5, 0.2],
-];
 
 export function showRegions(page, id) {
   let regions = [];
   let chosen = null;
+  let chosenPoint = null; // the index of one of its points
   let draft = null; // { kind, points } while a new region is drawn
-  let saved = "[]";
-  const canvas = element("canvas", {
-    role: "img",
-    "aria-label": `The newest frame of ${id}`,
-    width: 1280,
-    height: 720,
-  });
+  let saved = null; // the JSON of the regions that the stream has, once it is known
+  let seen = null; // the JSON of the regions that another page has saved meanwhile, once the user knows
+  let labels = []; // of all models
+  const options = element("datalist", { id: "labels" });
+  const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}` });
+  [canvas.width, canvas.height] = [1280, 720]; // until the first frame is there
   const layer = svg("svg", { "aria-label": "Zones and lines", role: "group", tabindex: "-1" });
   const board = element("div.board", {}, canvas, layer);
   const hint = element("p.muted", { role: "status" });
-  const problem = element("p.problem", { role: "alert", hidden: true });
+  const problem = element("p.problem", { role: "alert" });
   const cards = element("div.stack");
-  const save = button("Save", store, { class: "primary" });
-  const discard = button("Discard changes", load);
+  const save = button("Save", store, { class: "primary", disabled: true });
+  const discard = button("Discard changes", load, { disabled: true });
+  const reload = button("", load);
+  const remedy = element("div.row", { hidden: true }, reload);
+  const addZone = button("Add a zone", (event) => begin("zone", event), { disabled: true });
+  const addLine = button("Add a line", (event) => begin("line", event), { disabled: true });
   const finish = button("Finish the zone", finishDraft, { hidden: true });
+  const cancel = button("Cancel", cancelDraft, { hidden: true });
+  const addPoint = button("Add a point", () => insertPoint(chosen, chosenPoint), { hidden: true });
+  const removePoint = button("Remove the point", () => deletePoint(chosen, chosenPoint), { hidden: true });
   const previews = new Previews({ onFrame: onFrame });
+  const address = path("streams", id, "regions");
   let drawnSize = "";
 
   page.append(
     element("p", {}, element("a", { href: `#${path("streams", id)}` }, id)),
     element("div.row.spread", {}, element("h1", {}, "Zones and lines"), element("div.row", {}, discard, save)),
     problem,
+    remedy,
+    options,
     element(
       "div.two",
       {},
       element(
         "div.card",
         {},
-        element(
-          "div.row",
-          {},
-          button("Add a zone", (event) => begin("zone", event)),
-          button("Add a line", (event) => begin("line", event)),
-          finish,
-        ),
+        element("div.row", {}, addZone, addLine),
         hint,
         board,
+        element("div.row", {}, finish, cancel, addPoint, removePoint), // below, so that the picture stays where it is
       ),
       cards,
     ),
@@ -70,37 +65,63 @@ export function showRegions(page, id) {
   layer.addEventListener("dblclick", finishDraft);
   layer.addEventListener("pointermove", onHover);
   layer.addEventListener("keydown", onKey);
+  layer.addEventListener("focusin", onFocus);
   document.addEventListener("keydown", onEscape);
   const resized = new ResizeObserver(draw);
   resized.observe(board);
   load();
+  readLabels();
   const stop = poll(count, 1);
-  return () => {
+  return Object.assign(close, { isUnsaved: isChanged });
+
+  function close() {
     stop();
     previews.close();
     resized.disconnect();
     document.removeEventListener("keydown", onEscape);
-  };
+  }
 
   async function load() {
     try {
-      regions = fromApi(await call(path("streams", id, "regions")));
-      saved = JSON.stringify(toApi(regions));
-      problem.hidden = true;
-      choose(null);
+      accept(await call(address));
       await count();
     } catch (error) {
-      fail(error);
+      fail(error, saved === null ? "Try again" : "");
     }
   }
 
+  /** Show the regions that the stream has. */
+  function accept(found) {
+    saved = JSON.stringify(found);
+    seen = null;
+    draft = null;
+    regions = fromApi(found);
+    fail({ message: "" });
+    choose(regions.find(({ name }) => name === chosen?.name) ?? null);
+  }
+
+  async function readLabels() {
+    const { models } = await call("/models").catch(() => ({ models: [] })); // the key may not list them
+    labels = [...new Set(models.flatMap((model) => model.labels ?? []))];
+    options.replaceChildren(...labels.map((value) => element("option", { value })));
+    if (regions.length) choose(chosen);
+  }
+
   async function store() {
+    const sent = toApi(regions);
     try {
-      showCounts(await call(path("streams", id, "regions"), { method: "PUT", json: toApi(regions) }));
-      saved = JSON.stringify(toApi(regions));
-      problem.hidden = true;
+      const now = JSON.stringify(await call(address));
+      if (now !== saved && now !== seen) {
+        seen = now;
+        const reason = "The zones have been changed meanwhile. Load them, or press Save again to replace them.";
+        return fail(new Error(reason), "Load the changed zones");
+      }
+      showCounts(await call(address, { method: "PUT", json: sent }));
+      fail({ message: "" });
+      const found = await call(address);
+      if (JSON.stringify(toApi(regions)) === JSON.stringify(sent)) accept(found);
+      else saved = JSON.stringify(found); // something was changed during the call
       notify("Saved. The stream counts from now on.");
-      refresh();
     } catch (error) {
       fail(error);
     }
@@ -114,22 +135,29 @@ export function showRegions(page, id) {
     }
   }
 
-  function showCounts({ zones, lines }) {
-    for (const region of regions) {
-      const found = region.kind === "zone" ? zones[region.name] : lines[region.name];
-      if (!found) region.counts = "";
-      else if (region.kind === "zone")
-        region.counts = `${found.inside} inside${longest(found) && `, up to ${longest(found)}`}`;
-      else region.counts = `${found.crossed_in} in, ${found.crossed_out} out`;
-    }
+  function showCounts(status) {
+    for (const region of regions) region.counts = countsText(region, status);
     [...layer.querySelectorAll("g.region")].forEach((group, index) =>
       setText(group.querySelector(".count"), regions[index]?.counts ?? ""),
     );
+    spreadCaptions(layer, size());
   }
 
-  function fail(error) {
-    problem.hidden = false;
-    setText(problem, error.message);
+  /** Show an error at the fields that it names, and the rest of it above the picture. `text` is that of a button. */
+  function fail(error, text = "") {
+    let first = null;
+    const rest = Object.entries(error.byField?.() ?? { "": error.message }).map(([name, reason]) => {
+      const [, kind, index, key] = /^(zone|line)s\.(\d+)\.?(\w*)/.exec(name) ?? [];
+      const region = regions.filter((one) => one.kind === kind)[index];
+      const control = cards.children[regions.indexOf(region)]?.controls[key];
+      first ??= control;
+      if (control) setError(control, reason);
+      return control ? "" : `${region?.name ?? name}: ${reason}`.replace(/^: /, "");
+    });
+    setText(problem, rest.filter(Boolean).join("; "));
+    setText(reload, text);
+    remedy.hidden = !text;
+    first?.focus();
   }
 
   function size() {
@@ -146,16 +174,28 @@ export function showRegions(page, id) {
     drawnSize = `${width} ${height}`;
     board.style.maxWidth = `calc(${width / height} * 76vh)`; // so that a high picture fits the window
     const scale = width / (board.getBoundingClientRect().width || width);
-    const group = document.activeElement?.closest("g.region");
-    const focused = group && regions[[...layer.children].indexOf(group)];
-    const index = document.activeElement?.dataset.index;
+    const focused = regionOf(document.activeElement);
+    const { index } = document.activeElement.dataset;
     layer.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    layer.replaceChildren(...regions.map((region) => drawRegion(region, size(), scale, region === chosen)));
+    layer.replaceChildren(...regions.map((one) => drawRegion(one, size(), scale, one === chosen, chosenPoint)));
+    spreadCaptions(layer, size());
     if (draft) layer.append(drawDraft(draft.points, size()));
-    if (focused) layer.children[regions.indexOf(focused)].querySelector(`[data-index="${index}"]`)?.focus();
+    if (focused) focusPoint(focused, index);
     board.classList.toggle("drawing", Boolean(draft));
     finish.hidden = draft?.kind !== "zone" || draft.points.length < 4;
+    cancel.hidden = !draft;
+    addPoint.hidden = Boolean(draft) || chosenPoint === null || chosen?.kind !== "zone";
+    removePoint.hidden = addPoint.hidden || chosen.points.length < 4;
     setText(hint, sentence());
+  }
+
+  /** Return the region to which a part of the drawing belongs. */
+  function regionOf(part) {
+    return regions[[...layer.children].indexOf(part.closest("g.region"))];
+  }
+
+  function focusPoint(region, index) {
+    layer.children[regions.indexOf(region)].querySelector(`[data-index="${index}"]`)?.focus();
   }
 
   function sentence() {
@@ -165,40 +205,37 @@ export function showRegions(page, id) {
     return "Drag points, or move them with the arrow keys (Shift: less). Delete removes a point, and + adds one.";
   }
 
+  function isChanged() {
+    return saved !== null && JSON.stringify(toApi(regions)) !== saved;
+  }
+
   function refresh() {
-    const isChanged = JSON.stringify(toApi(regions)) !== saved;
-    save.disabled = discard.disabled = !isChanged;
+    addZone.disabled = addLine.disabled = saved === null;
+    save.disabled = discard.disabled = !isChanged();
     draw();
   }
 
   /** Choose a region and make all cards again. */
   function choose(region) {
     chosen = region;
+    chosenPoint = null;
     const made = regions.map((one) =>
-      regionCard(one, one === chosen, {
+      regionCard(one, one === chosen, labels, {
         onChange: refresh,
         onChoose: () => mark(one),
         onRemove: () => removeRegion(one),
         onReverse: () => reverse(one),
       }),
     );
-    cards.replaceChildren(
-      ...(made.length
-        ? made
-        : [
-            element(
-              "p.card.muted",
-              {},
-              "There are no zones or lines yet. The stream counts objects in each zone and across each line.",
-            ),
-          ]),
-    );
+    const none = "There are no zones or lines yet. The stream counts objects in each zone and across each line.";
+    cards.replaceChildren(...(made.length ? made : [element("p.card.muted", {}, none)]));
     refresh();
   }
 
   /** Choose a region without replacing the field that has the focus. */
-  function mark(region) {
+  function mark(region, index = null) {
     chosen = region;
+    chosenPoint = index;
     [...cards.children].forEach((card, index) => card.classList.toggle("chosen", regions[index] === region));
     draw();
   }
@@ -216,8 +253,8 @@ export function showRegions(page, id) {
   /** Start to draw. A button that was pressed by keyboard places a shape that the arrow keys can change. */
   function begin(kind, event) {
     if (event.detail === 0) {
-      add(kind, structuredClone(kind === "zone" ? DEFAULT_ZONE : DEFAULT_LINE));
-      layer.lastChild.querySelector(".handle").focus();
+      add(kind, middleShape(kind, regions));
+      focusPoint(chosen, 0);
     } else {
       draft = { kind, points: [[0, 0]] }; // the last point follows the pointer
       layer.focus({ preventScroll: true });
@@ -226,20 +263,19 @@ export function showRegions(page, id) {
   }
 
   function add(kind, points) {
-    const names = new Set(regions.map(({ name }) => name));
     let number = 1;
-    while (names.has(`${kind} ${number}`)) number += 1;
+    while (regions.some(({ name }) => name === `${kind} ${number}`)) number += 1;
     const region = { kind, name: `${kind} ${number}`, points, labels: "", confidence: "", original: {} };
     regions.push(region);
+    regions.sort((a, b) => (a.kind === "line") - (b.kind === "line")); // the order of the API
     draft = null;
     choose(region);
   }
 
   function finishDraft() {
     if (draft?.kind !== "zone") return;
-    const points = draft.points
-      .slice(0, -1)
-      .filter((point, index, all) => !index || distance_px(point, all[index - 1]) > 3);
+    const placed = draft.points.slice(0, -1);
+    const points = placed.filter((point, index) => !index || distance_px(point, placed[index - 1]) > 3);
     if (points.length >= 3) add("zone", points);
   }
 
@@ -261,6 +297,7 @@ export function showRegions(page, id) {
   }
 
   function onDown(event) {
+    if (event.button || saved === null) return;
     if (draft) {
       event.preventDefault();
       const point = place(event);
@@ -273,23 +310,22 @@ export function showRegions(page, id) {
       draft.points.push(point);
       return draw();
     }
-    const group = event.target.closest("g.region");
-    if (!group) return mark(null);
-    const region = regions[[...layer.children].indexOf(group)];
-    const index = event.target.dataset.index;
+    const region = regionOf(event.target);
+    if (!region) return mark(null);
+    const { index } = event.target.dataset;
     drag(event, region, index === undefined ? null : Number(index));
   }
 
   /** Move a point of a region, or all of it, with the pointer. */
   function drag(event, region, index) {
     event.preventDefault();
-    mark(region);
-    if (index !== null) layer.children[regions.indexOf(region)].querySelector(`[data-index="${index}"]`).focus();
+    mark(region, index);
+    if (index !== null) focusPoint(region, index);
     const [from, before] = [place(event), structuredClone(region.points)];
     layer.setPointerCapture(event.pointerId);
-    const onMove = (moved) => {
-      const to = place(moved);
-      shift(region, before, index, to[0] - from[0], to[1] - from[1]);
+    const onMove = (now) => {
+      const to = place(now);
+      region.points = moved(before, index, to[0] - from[0], to[1] - from[1]);
       refresh();
     };
     layer.addEventListener("pointermove", onMove);
@@ -297,52 +333,50 @@ export function showRegions(page, id) {
     layer.addEventListener("lostpointercapture", end, { once: true });
   }
 
-  function shift(region, before, index, dx, dy) {
-    const move = ([x, y]) => [fraction(x + dx), fraction(y + dy)];
-    if (index !== null) {
-      region.points[index] = move(before[index]);
-      return;
-    }
-    const isInside = ([x, y]) => x + dx >= 0 && x + dx <= 1 && y + dy >= 0 && y + dy <= 1;
-    if (before.every(isInside)) region.points = before.map(move);
+  function onFocus({ target }) {
+    const region = regionOf(target);
+    const index = Number(target.dataset.index);
+    if (region && (region !== chosen || index !== chosenPoint)) mark(region, index);
+  }
+
+  function insertPoint(region, index) {
+    region.points = withPoint(region.points, index);
+    refresh();
+  }
+
+  function deletePoint(region, index) {
+    region.points = region.points.toSpliced(index, 1);
+    mark(region);
+    refresh();
   }
 
   function onKey(event) {
     const index = Number(event.target.dataset.index);
-    const group = event.target.closest("g.region");
-    if (!group || Number.isNaN(index)) return;
-    const region = regions[[...layer.children].indexOf(group)];
+    const region = regionOf(event.target);
+    if (!region || Number.isNaN(index)) return;
     const step = event.shiftKey ? STEP / 10 : STEP;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
-    chosen = region;
     if (moves[event.key]) {
-      shift(region, region.points, index, ...moves[event.key]);
+      region.points = moved(region.points, index, ...moves[event.key]);
+      refresh();
     } else if (["Delete", "Backspace"].includes(event.key) && region.kind === "zone" && region.points.length > 3) {
-      region.points.splice(index, 1);
+      deletePoint(region, index);
     } else if (["+", "Insert"].includes(event.key) && region.kind === "zone") {
-      const next = region.points[(index + 1) % region.points.length];
-      region.points.splice(
-        index + 1,
-        0,
-        [0, 1].map((axis) => fraction((region.points[index][axis] + next[axis]) / 2)),
-      );
+      insertPoint(region, index);
     } else {
       return;
     }
     event.preventDefault();
-    mark(region);
-    refresh();
   }
 
   function onEscape(event) {
     if (!draft) return;
     if (event.key === "Enter") finishDraft();
-    if (event.key !== "Escape") return;
-    draft = null;
-    draw();
+    if (event.key === "Escape") cancelDraft();
   }
-}
 
-function fraction(value) {
-  return Math.round(Math.min(Math.max(value, 0), 1) * 10_000) / 10_000;
+  function cancelDraft() {
+    draft = null;
+    refresh();
+  }
 }

@@ -1,5 +1,6 @@
 // The caller: who is signed in, and what the key allows. The key itself is sent once and kept nowhere.
 
+import { deleteNow } from "./deletions.js";
 import { button, element, field, setError } from "./elements.js";
 import { ApiError, call, setCsrfToken } from "./http.js";
 
@@ -80,6 +81,7 @@ export function callerBadge(onSignedOut) {
   return [name, button("Sign out", signOut, { class: "quiet" })];
 
   async function signOut() {
+    await deleteNow(); // as long as the session may do it
     await call("/session", { method: "DELETE" }).catch(() => null);
     session = null;
     setCsrfToken("");

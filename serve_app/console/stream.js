@@ -1,106 +1,91 @@
 // One stream: its picture, its state and counters, its zones and lines, its sinks, and its events as they come.
 
-import { deleteLater } from "./deletions.js";
-import { button, element, setText } from "./elements.js";
+import { deleteLater, isLeaving } from "./deletions.js";
+import { button, element, section, setText } from "./elements.js";
 import { call, path, poll, url } from "./http.js";
 import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
 import { recordingsOf } from "./recordings.js";
-import { clock, duration, figures, number, reasons, setBadge } from "./words.js";
-
-const TYPES = ["state", "gap", "zone", "line", "recording", "scene_health", "label", "drift"];
-const MAX_EVENTS = 100;
+import { eventsOf } from "./stream_events.js";
+import { duration, figures, number, reasons, setBadge } from "./words.js";
 
 export function showStream(page, id) {
   const canvas = element("canvas", { role: "img", "aria-label": `The newest frame of ${id}` });
   const waiting = element("span.waiting", {}, "");
   const state = element("span.status");
   const scene = element("span.status", { hidden: true });
-  const cause = element("p.cause", { hidden: true });
+  const cause = element("p.cause");
+  const problem = element("p.problem", { role: "alert" });
   const source = element("p.muted");
   const counters = element("div");
   const counted = element("div.stack");
   const sinks = element("div.stack");
   const recordings = recordingsOf(id);
-  const events = element("ul.events", { "aria-label": "Events", tabindex: "0" });
-  const noEvents = element("p.muted", {}, "No events yet.");
+  const events = eventsOf(id, ({ type }) => type === "recording" && recordings.refresh());
   const pause = button("Pause", change);
   const boxes = button("Boxes", toggleBoxes, { "aria-pressed": "true" });
+  const deletion = button("Delete", remove, { class: "danger quiet" });
   const address = url(path("streams", id, "frame.jpg"));
   const frame = element("a.button", { href: address, download: `${id}.jpg`, hidden: true }, "Save a frame");
   const screen = element("div.screen", {}, canvas, waiting);
-  const previews = new Previews({ onFrame: () => (waiting.hidden = true) });
+  const previews = new Previews({
+    onFrame: () => {
+      waiting.hidden = true;
+      trouble = "";
+    },
+    onError: (_, text) => (trouble = text),
+  });
+  let trouble = ""; // why there is no picture
   let status = null;
 
+  const edit = element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines");
+  const tile = element("div.card.tile", {}, screen);
+  const left = element("div.stack", {}, tile, section("Counters", counters), recordings.card);
   page.append(
     element("p", {}, element("a", { href: "#/streams" }, "All streams")),
     element(
       "div.row.spread",
       {},
       element("div.row", {}, element("h1", {}, id), state, scene),
-      element(
-        "div.row",
-        {},
-        boxes,
-        pause,
-        frame,
-        element("a.button", { href: `#${path("streams", id, "regions")}` }, "Zones and lines"),
-        button("Delete", remove, { class: "danger quiet" }),
-      ),
+      element("div.row", {}, boxes, pause, frame, edit, deletion),
     ),
-    element("div.stack", {}, source, cause),
-    element(
-      "div.two",
-      {},
-      element(
-        "div.stack",
-        {},
-        element("div.card.tile", {}, screen),
-        element("section.card", { "aria-label": "Counters" }, element("h2", {}, "Counters"), counters),
-        recordings.card,
-      ),
-      element(
-        "div.stack",
-        {},
-        counted,
-        sinks,
-        element("section.card", { "aria-label": "Events" }, element("h2", {}, "Events"), noEvents, events),
-      ),
-    ),
+    element("div.stack", {}, problem, source, cause),
+    element("div.two", {}, left, element("div.stack", {}, counted, sinks, events.card)),
   );
   previews.add(id, canvas);
   const stop = poll(read, 1);
-  const feed = follow();
   return () => {
     stop();
-    feed.close();
+    events.close();
     previews.close();
   };
 
   async function read() {
     try {
       update(await call(path("streams", id)));
+      setText(problem, "");
     } catch (error) {
-      setBadge(state, error.status === 404 ? "gone" : "unknown");
-      cause.hidden = false;
-      setText(cause, error.message);
+      const now = error.status === 404 ? "gone" : "unknown";
+      if (status) update({ ...status, state: now, detail: "" });
+      else setBadge(state, now);
+      setText(problem, error.message);
     }
   }
 
   function update(newest) {
     status = newest;
-    setBadge(state, status.state);
+    deletion.disabled = isLeaving("streams", id);
+    setBadge(state, deletion.disabled ? "deleting" : status.state);
     const sceneState = status.scene_health?.state ?? "ok";
     scene.hidden = sceneState === "ok" || sceneState === "unknown";
     setBadge(scene, sceneState);
     const why = [status.detail, scene.hidden ? "" : status.scene_health.detail].filter(Boolean).join("; ");
-    cause.hidden = !why;
     setText(cause, why);
     const tags = Object.entries(status.tags).map(([name, value]) => `${name}=${value}`);
     setText(source, [status.source, status.owner && `owner ${status.owner}`, ...tags].filter(Boolean).join(" · "));
     const isRunning = status.state === "running";
-    setText(waiting, isRunning ? "waiting for a frame" : status.state);
-    if (!isRunning) waiting.hidden = false;
+    setText(waiting, isRunning ? trouble || "waiting for a frame" : status.state);
+    if (!isRunning || trouble) waiting.hidden = false;
     frame.hidden = !isRunning;
     screen.classList.toggle("stale", !isRunning);
     setText(pause, ["paused", "failed"].includes(status.state) ? "Resume" : "Pause");
@@ -120,27 +105,6 @@ export function showStream(page, id) {
     counted.replaceChildren(...regionCounts(status));
     sinks.replaceChildren(...sinkCards(status));
     recordings.update(status.recording);
-  }
-
-  function follow() {
-    const made = new EventSource(url(`${path("streams", id, "events")}?types=${TYPES}&after=-1`));
-    for (const type of TYPES) made.addEventListener(type, ({ data }) => addEvent(JSON.parse(data)));
-    return made;
-  }
-
-  function addEvent(event) {
-    noEvents.hidden = true;
-    if (event.type === "recording") recordings.refresh();
-    events.prepend(
-      element(
-        "li",
-        {},
-        element("time", {}, clock(event.at_s ?? event.captured_at_s)),
-        element("b", {}, event.type.replace("_", " ")),
-        element("span", {}, sentence(event)),
-      ),
-    );
-    while (events.children.length > MAX_EVENTS) events.lastChild.remove();
   }
 
   function toggleBoxes() {
@@ -165,42 +129,19 @@ export function showStream(page, id) {
 }
 
 function regionCounts({ zones, lines }) {
+  const row = (name, counts, ...notes) =>
+    element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, counts, ...notes));
   const rows = [
-    ...Object.entries(zones).map(([name, zone]) => [
-      name,
-      `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`,
-      longest(zone) && `longest dwell ${longest(zone)}`,
-    ]),
-    ...Object.entries(lines).map(([name, line]) => [
-      name,
-      `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`,
-      "",
-    ]),
-  ];
-  if (!rows.length) return [];
-  return [
-    element(
-      "section.card",
-      { "aria-label": "Counts" },
-      element("h2", {}, "Counts"),
-      element(
-        "table",
-        {},
-        element(
-          "tbody",
-          {},
-          ...rows.map(([name, counts, note]) =>
-            element(
-              "tr",
-              {},
-              element("th", { scope: "row" }, name),
-              element("td", {}, counts, note && element("br"), note && element("small", {}, note)),
-            ),
-          ),
-        ),
-      ),
+    ...Object.entries(zones).map(([name, zone]) => {
+      const note = longest(zone) && element("small", {}, `longest dwell ${longest(zone)}`);
+      const counts = `${zone.inside} inside, ${number(zone.entered)} entered, ${number(zone.left)} left`;
+      return row(name, counts, note && element("br"), note);
+    }),
+    ...Object.entries(lines).map(([name, line]) =>
+      row(name, `${number(line.crossed_in)} in, ${number(line.crossed_out)} out`),
     ),
   ];
+  return rows.length ? [section("Counts", element("table", {}, element("tbody", {}, ...rows)))] : [];
 }
 
 /** Return the longest time for which an object that is inside the zone has been there, or "". */
@@ -210,47 +151,10 @@ export function longest(zone) {
 }
 
 function sinkCards({ sinks }) {
-  if (!sinks.length) return [];
-  const rows = sinks.map((sink) =>
-    element(
-      "li",
-      {},
-      element("b", {}, sink.type),
-      ` ${sink.target}`,
-      element(
-        "div.muted",
-        {},
-        `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`,
-      ),
-      sink.detail && element("p.problem", {}, sink.detail),
-    ),
-  );
-  return [
-    element("section.card", { "aria-label": "Sinks" }, element("h2", {}, "Sinks"), element("ul.stack", {}, ...rows)),
-  ];
-}
-
-function sentence(event) {
-  switch (event.type) {
-    case "state":
-    case "scene_health":
-      return `${event.previous} → ${event.state}${event.detail ? `: ${event.detail}` : ""}`;
-    case "zone":
-      return [
-        `${event.label} ${event.track_id} ${event.change} ${event.zone}`,
-        event.dwell_s ? `after ${duration(event.dwell_s)}` : "",
-      ].join(" ");
-    case "line":
-      return `${event.label} ${event.track_id} crossed ${event.line}, ${event.direction}`;
-    case "gap":
-      return `${event.lost} frames were lost in ${duration(event.away_s)}`;
-    case "recording":
-      return `${event.change} ${event.clip}`;
-    case "label":
-      return `${event.previous ?? "nothing"} → ${event.label} (${event.confidence.toFixed(2)})`;
-    case "drift":
-      return `${event.change}: ${event.features.join(", ")}`;
-    default:
-      return "";
-  }
+  const rows = sinks.map((sink) => {
+    const counts = `${number(sink.sent)} sent, ${number(sink.waiting)} waiting, dropped: ${reasons(sink.dropped)}`;
+    const problem = sink.detail && element("p.problem", {}, sink.detail);
+    return element("li", {}, element("b", {}, sink.type), ` ${sink.target}`, element("div.muted", {}, counts), problem);
+  });
+  return rows.length ? [section("Sinks", element("ul.stack", {}, ...rows))] : [];
 }

@@ -3,13 +3,15 @@
 import { button, choice, element, field } from "./elements.js";
 import { check, clearErrors, sharedControls, sharedFields, sharedSpec, showErrors } from "./form_fields.js";
 import { call, send } from "./http.js";
-import { notify } from "./notices.js";
+import { notify, notifyError } from "./notices.js";
 
-export function showForm(page) {
+export function show(page) {
+  const box = (checked = false) => element("input", { type: "checkbox", checked });
+  const uri = element("input", { autocomplete: "off", spellcheck: "false", required: "", input: hidePicture });
   const controls = {
-    "source.uri": element("input", { autocomplete: "off", spellcheck: "false", required: "" }),
-    "source.loop": element("input", { type: "checkbox" }),
-    "source.tls_verify": element("input", { type: "checkbox", checked: true }),
+    "source.uri": uri,
+    "source.loop": box(),
+    "source.tls_verify": box(true),
     max_fps: element("input", { type: "number", min: 0.01, max: 1000, step: "any", inputmode: "decimal" }),
     policy: choice(
       [
@@ -20,11 +22,11 @@ export function showForm(page) {
       "",
     ),
     ...sharedControls(),
-    track: element("input", { type: "checkbox" }),
-    recording: element("input", { type: "checkbox" }),
-    degrade: element("input", { type: "checkbox" }),
+    track: box(),
+    recording: box(),
+    degrade: box(),
   };
-  const problem = element("p.problem", { role: "alert", hidden: true });
+  const problem = element("p.problem", { role: "alert" });
   const picture = element("img.snapshot", { alt: "A frame of the source", hidden: true });
   const submit = element("button.primary", { type: "submit" }, "Start the stream");
   const look = button("Look at the source first", snapshot);
@@ -34,7 +36,7 @@ export function showForm(page) {
     { submit: start, novalidate: "" },
     field(
       "Source",
-      controls["source.uri"],
+      uri,
       "rtsp://user:password@camera/1, an http or https URL, /dev/video0, or a file or folder on the server",
     ),
     element("div.row", {}, look),
@@ -43,7 +45,7 @@ export function showForm(page) {
       "div.pair",
       {},
       ...sharedFields(controls),
-      field("Frames per second, at most", controls.max_fps, "Empty for as many as the source has."),
+      field("Frames per second, at most", controls.max_fps, "Empty for all. For a file: in seconds of the video."),
       field("If the model is slower", controls.policy),
     ),
     element(
@@ -59,12 +61,16 @@ export function showForm(page) {
     element("div.row", {}, submit, element("a.button", { href: "#/streams" }, "Cancel")),
   );
   page.append(element("h1", {}, "Add a stream"), form);
-  controls["source.uri"].focus();
-  return () => URL.revokeObjectURL(address);
+  uri.focus();
+  let isShown = true;
+  return () => {
+    isShown = false;
+    URL.revokeObjectURL(address);
+  };
 
   function source() {
     return {
-      uri: controls["source.uri"].value.trim(),
+      uri: uri.value.trim(),
       loop: controls["source.loop"].checked,
       tls_verify: controls["source.tls_verify"].checked,
     };
@@ -86,23 +92,32 @@ export function showForm(page) {
     try {
       const status = await call("/streams", { method: "POST", json: spec() });
       notify(`${status.stream_id} has started.`);
-      location.hash = `#/streams/${encodeURIComponent(status.stream_id)}`;
+      if (isShown) location.hash = `#/streams/${encodeURIComponent(status.stream_id)}`;
     } catch (error) {
+      if (!isShown) return notifyError(error);
       fail(error);
     } finally {
       submit.disabled = false;
     }
   }
 
+  function hidePicture() {
+    picture.hidden = true;
+  }
+
   async function snapshot() {
     clear();
+    hidePicture();
+    const wanted = uri.value;
     try {
       const response = await send("/streams/snapshot", {
         method: "POST",
         json: { source: { ...source(), loop: undefined } },
       });
+      const blob = await response.blob();
+      if (!isShown || uri.value !== wanted) return;
       URL.revokeObjectURL(address);
-      address = URL.createObjectURL(await response.blob());
+      address = URL.createObjectURL(blob);
       picture.src = address;
       picture.hidden = false;
     } catch (error) {
@@ -111,7 +126,7 @@ export function showForm(page) {
   }
 
   function clear() {
-    problem.hidden = true;
+    problem.textContent = "";
     clearErrors(controls);
   }
 
@@ -119,6 +134,5 @@ export function showForm(page) {
     const problems = error.code === "invalid_source" ? { "source.uri": error.message } : error.byField();
     if (error.code === "conflict") problems.id = error.message;
     problem.textContent = showErrors(controls, problems);
-    problem.hidden = !problem.textContent;
   }
 }

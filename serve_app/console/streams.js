@@ -7,11 +7,9 @@ import { notifyError } from "./notices.js";
 import { Previews } from "./previews.js";
 import { showRegions } from "./regions.js";
 import { showStream } from "./stream.js";
-import { showForm } from "./stream_form.js";
-import { clock, duration, isProblem, number, setBadge, sum } from "./words.js";
+import { clock, duration, isProblem, number, reasons, setBadge, sum } from "./words.js";
 
 export function show(page, id, part) {
-  if (id === "new" && part === undefined) return showForm(page);
   if (id && part === "regions") return showRegions(page, id);
   if (id) return showStream(page, id);
   return showWall(page);
@@ -20,6 +18,7 @@ export function show(page, id, part) {
 function showWall(page) {
   const tiles = new Map(); // by stream id
   const counts = element("p.muted", { role: "status" });
+  const problem = element("p.problem", { role: "alert" });
   const search = element("input", {
     type: "search",
     placeholder: "Find a stream",
@@ -29,17 +28,17 @@ function showWall(page) {
   const problems = button("Only problems", onProblems, { "aria-pressed": "false" });
   const wall = element("div.wall");
   const nothing = element("div.card.empty", { hidden: true });
-  const previews = new Previews({ onFrame: (id, header) => tiles.get(id)?.onFrame(header) });
+  const previews = new Previews({
+    onFrame: (id, header) => tiles.get(id)?.onFrame(header),
+    onError: (id, text) => tiles.get(id)?.onError(text),
+  });
   let streams = [];
 
+  const add = element("a.button.primary", { href: "#/new-stream" }, "Add a stream");
   page.append(
-    element(
-      "div.row.spread",
-      {},
-      element("h1", {}, "Streams"),
-      element("a.button.primary", { href: "#/streams/new" }, "Add a stream"),
-    ),
+    element("div.row.spread", {}, element("h1", {}, "Streams"), add),
     element("div.row.spread", {}, counts, element("div.row", {}, element("div", {}, search), problems)),
+    problem,
     nothing,
     wall,
   );
@@ -52,9 +51,12 @@ function showWall(page) {
   async function read() {
     try {
       streams = (await call("/streams")).streams;
+      setText(problem, "");
       refresh();
     } catch (error) {
-      setText(counts, error.message);
+      setText(problem, error.message);
+      setText(counts, "");
+      for (const tile of tiles.values()) tile.lose();
     }
   }
 
@@ -69,10 +71,8 @@ function showWall(page) {
     const matches = (one) => JSON.stringify([one.stream_id, one.source, one.tags]).toLowerCase().includes(wanted);
     const shown = streams.filter((one) => matches(one) && (!onlyProblems || isProblem(one)));
     const troubled = streams.filter(isProblem).length;
-    setText(
-      counts,
-      `${number(streams.length)} ${streams.length === 1 ? "stream" : "streams"}, ${troubled ? `${troubled} with a problem` : "none with a problem"}`,
-    );
+    const all = streams.length === 1 ? "1 stream" : `${number(streams.length)} streams`;
+    setText(counts, `${all}, ${troubled || "none"} with a problem`);
     const ids = new Set(shown.map(({ stream_id }) => stream_id));
     for (const [id, tile] of tiles) {
       if (ids.has(id)) continue;
@@ -95,15 +95,8 @@ function showWall(page) {
     });
     nothing.hidden = shown.length > 0;
     if (!shown.length) {
-      nothing.replaceChildren(
-        element(
-          "p",
-          {},
-          streams.length
-            ? "No stream matches."
-            : "There are no streams yet. A stream is a camera, a video or a folder of images.",
-        ),
-      );
+      const none = "There are no streams yet. A stream is a camera, a video or a folder of images.";
+      nothing.replaceChildren(element("p", {}, streams.length ? "No stream matches." : none));
     }
   }
 }
@@ -114,14 +107,14 @@ function makeTile(id, reread) {
   const age = element("span.age", { hidden: true });
   const state = element("span.status");
   const scene = element("span.status", { hidden: true });
-  const cause = element("p.cause", { hidden: true });
+  const cause = element("p.cause");
   const source = element("small", {}, "");
-  const facts = element("div.facts");
   const [fps, ageFact, drops] = [element("span"), element("span"), element("span")];
-  facts.append(fps, ageFact, drops);
+  const facts = element("div.facts", {}, fps, ageFact, drops);
   const pause = button("Pause", () => change());
   const remove = button("Delete", () => deleteLater("streams", id, reread), { class: "danger quiet" });
   const address = `#${path("streams", id)}`;
+  const title = element("h2", {}, element("a", { href: address }, id));
   const card = element(
     "article.card.tile",
     { "aria-label": `Stream ${id}` },
@@ -129,12 +122,7 @@ function makeTile(id, reread) {
     element(
       "div.tile-text",
       {},
-      element(
-        "div.row.spread",
-        {},
-        element("h2", {}, element("a", { href: address }, id)),
-        element("div.row", {}, scene, state),
-      ),
+      element("div.row.spread", {}, title, element("div.row", {}, scene, state)),
       source,
       cause,
       facts,
@@ -143,7 +131,8 @@ function makeTile(id, reread) {
   );
   let status = null;
   let hasFrame = false;
-  return { card, canvas, update, onFrame };
+  let trouble = ""; // why there is no picture
+  return { card, canvas, update, lose, onFrame, onError };
 
   function update(newest) {
     status = newest;
@@ -155,27 +144,37 @@ function makeTile(id, reread) {
     scene.hidden = ["ok", "unknown"].includes(sceneState);
     setBadge(scene, sceneState);
     const why = status.detail || (scene.hidden ? "" : status.scene_health.detail);
-    cause.hidden = !why;
     setText(cause, why);
     setText(source, status.source);
     setText(fps, `${status.processed_fps.toFixed(1)} fps`);
     setText(ageFact, status.latest ? `age ${duration(status.latest.age_s)}` : "no frame yet");
-    setText(drops, `${number(sum(status.dropped))} dropped`);
-    drops.title = Object.entries(status.dropped)
-      .map(([reason, count]) => `${reason}: ${count}`)
-      .join(", ");
+    const { max_fps: _, ...dropped } = status.dropped; // the spec wants to drop those
+    setText(drops, `${number(sum(dropped))} dropped`);
+    drops.title = reasons(status.dropped);
     const isRunning = status.state === "running";
-    setText(waiting, isRunning ? "waiting for a frame" : status.state);
-    waiting.hidden = isRunning && hasFrame;
-    card.classList.toggle("stale", !isRunning);
+    setText(waiting, isRunning ? trouble || "waiting for a frame" : status.state);
+    waiting.hidden = isRunning && hasFrame && !trouble;
+    card.classList.toggle("stale", !waiting.hidden);
     setText(pause, isStopped() ? "Resume" : "Pause");
     pause.hidden = status.state === "completed";
     if (!isRunning) age.hidden = true;
   }
 
+  /** Say that the state is not known, because the server does not answer. */
+  function lose() {
+    update({ ...status, state: "unknown", detail: "" });
+  }
+
+  function onError(text) {
+    trouble = text;
+    if (status) update(status);
+  }
+
   function onFrame({ captured_at_s }) {
     if (status?.state !== "running") return;
+    if (trouble) onError("");
     hasFrame = waiting.hidden = true;
+    card.classList.remove("stale");
     age.hidden = false;
     setText(age, clock(captured_at_s));
   }

@@ -26,7 +26,7 @@ def test_a_job_over_uploaded_files_shows_its_results_and_failures(open_page: Ope
         files[-1].write_bytes(squares.encode(squares.picture([Square(label, number, 10)])))
     files.append(tmp_path / "broken.png")
     files[-1].write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
-    page = open_page("#/jobs/new")
+    page = open_page("#/new-job")
     page.get_by_label("Files from this computer").check()
     page.get_by_label("Images", exact=True).set_input_files(files)
     page.get_by_label("Name").fill("night")
@@ -59,7 +59,7 @@ def test_a_job_is_refused_at_its_field_paused_cancelled_continued_retried_and_de
     first.write_bytes(squares.encode(squares.picture([Square("red", 5, 10)])))
     for number in range(1, IMAGES):
         os.link(first, first.with_name(f"{number:04}.png"))
-    page = open_page("#/jobs/new")
+    page = open_page("#/new-job")
     name, path = page.get_by_label("Name"), page.get_by_label("Path")
     name.fill("a night")
     path.fill(str(first.parent))

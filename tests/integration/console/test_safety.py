@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,35 @@ def test_all_tabs_follow_when_one_signs_out_or_in_and_all_notice_that_the_sessio
     assert answered.value.status == 200
 
 
+def test_a_deletion_happens_before_its_session_is_signed_out_and_not_after_the_session_has_ended(
+    open_page: Open, service: Service, locked: str, keys_file: Path, stream_folders: dict[str, str]
+) -> None:
+    key, entry = make_key("dock", ["detect", "jobs"])
+    keys_file.write_text(yaml.safe_dump([entry]))
+    eventually(lambda: is_known(locked, key), what="the key")
+    picture = squares.encode(squares.picture([Square("red", 5, 10)]))
+    with service.client() as client:
+        for name in ("night", "day"):
+            job = ("job", (None, json.dumps({"id": name})))
+            client.post("/jobs", files=[job, *[("file", ("a.png", picture))]])
+        page = open_page(f"{locked}#/jobs/night")
+        sign_in(page, key)
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+        assert client.get("/jobs/night").status_code == 404
+        page.evaluate("location.hash = '#/jobs/day'")
+        sign_in(page, key)
+        page.get_by_role("button", name="Delete").click()
+        cookie = cookie_that_is_over(stream_folders["state_dir"], entry)
+        (name,) = (one["name"] for one in page.context.cookies() if one["name"].startswith(COOKIE))
+        page.context.add_cookies([{"name": name, "value": cookie, "url": locked}])
+        expect(page.get_by_text("Your session has ended.")).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_text(re.compile("^day was not deleted"))
+        assert page.get_by_role("button", name="Undo").count() == 0
+        assert client.get("/jobs/day").status_code == 200
+
+
 def sign_in(page: Page, key: str) -> None:
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
@@ -142,7 +172,7 @@ def test_markup_in_names_and_texts_is_shown_as_text(
         "jobs",
         "jobs/night",
         "health",
-        "streams/new",
+        "new-stream",
     ):
         page.goto(f"{service.url}/console#/{place}")
         page.reload()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import cv2
 import pytest
-from playwright.sync_api import Page, Playwright, expect
+from playwright.sync_api import Page, Playwright, WebSocketRoute, expect
 
 from scripts.benchmark.browser import chromium, tabs
 from scripts.trials.relay import Relay
@@ -34,6 +35,11 @@ PITCH = 12  # columns from one parcel to the next
 COLUMNS = 36  # of the places on the belt
 CLICKED = ((0.25, 0.1), (0.75, 0.1), (0.75, 0.6), (0.25, 0.6))  # the corners of a zone through which all parcels pass
 TAPPED = ((0.25, 0.2), (0.75, 0.2), (0.75, 0.9), (0.25, 0.9))  # those of another
+LEAVES = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"  # false: the browser asks first
+HIDE = """() => {
+  Object.defineProperty(document, "hidden", { value: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +184,76 @@ def test_zones_and_lines_that_are_drawn_by_mouse_touch_and_keyboard_count_what_i
     for name, crossed in (("line 1", green), ("line 2", len(PARCELS))):
         expect(counts.get_by_role("row", name=name)).to_contain_text(f"{crossed} in, 0 out")
     expect(page.get_by_role("region", name="Recordings").get_by_role("button", name="Play the clip")).to_have_count(1)
+
+
+def test_zones_are_not_lost_by_a_failed_request_a_second_page_or_a_link(
+    open_page: Open, service: Service, video: Path
+) -> None:
+    zone = {"name": "dock", "polygon": CLICKED}
+    start_stream(service.url, video, loop=True, stream_id="new", policy="drop_oldest", zones=[zone])
+    eventually(lambda: stream_status(service.url, "new").processed, what="a frame")  # its process takes zones now
+    page = open_page("#/streams/new")
+    page.route("**/regions", lambda route: route.fulfill(status=503, json={"detail": "retry later"}), times=1)
+    page.get_by_role("link", name="Zones and lines").click()
+    expect(page.get_by_role("alert")).to_have_text("retry later")
+    for name in ("Save", "Discard changes", "Add a zone", "Add a line"):
+        expect(page.get_by_role("button", name=name)).to_be_disabled()
+    page.get_by_role("button", name="Try again").click()
+    mine = page.get_by_role("textbox", name="Zone")
+    expect(mine).to_have_value("dock")
+    assert page.evaluate(LEAVES)
+    mine.fill("mine")
+    assert not page.evaluate(LEAVES)
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_role("link", name="new").click()
+    expect(mine).to_have_value("mine")
+    with client_for(service.url) as client:
+        client.streams.set_regions("new", {"zones": [zone | {"name": "theirs"}]})
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("alert")).to_contain_text("changed meanwhile")
+        assert [zone.name for zone in client.streams.regions("new").zones] == ["theirs"]
+        page.get_by_role("button", name="Load the changed zones").click()
+        expect(mine).to_have_value("theirs")
+        mine.fill("mine")
+        page.mouse.move(*place(page, *CLICKED[0]))
+        page.mouse.down()
+        page.mouse.move(*place(page, 0.4, 0.3))
+        page.mouse.up()
+        client.streams.set_regions("new", {"zones": [zone]})
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("alert")).to_contain_text("changed meanwhile")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_text("Saved.")).to_be_visible()
+        (saved,) = client.streams.regions("new").zones
+        assert saved.name == "mine"
+        assert saved.polygon[0] == pytest.approx((0.4, 0.3), abs=0.01)
+
+
+def test_the_events_of_a_stream_continue_after_a_lost_connection_and_are_not_connected_while_the_page_is_hidden(
+    open_page: Open, service: Service, video: Path
+) -> None:
+    start_stream(service.url, video, loop=True, stream_id="belt", policy="drop_oldest")
+    page = open_page("#/jobs")
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket("**/events?*", lambda socket: sockets.append(socket))
+    page.evaluate("location.hash = '#/streams/belt'")
+    events = page.get_by_role("region", name="Events")
+    expect(events).to_contain_text("No events yet.")
+    eventually(lambda: page.evaluate("1") and sockets, what="a connection")
+    change = {"type": "state", "at_s": 0, "previous": "starting", "state": "running"}
+    sockets[0].send(json.dumps(change | {"event_id": 5}))
+    expect(events.get_by_role("listitem")).to_contain_text("starting → running")
+    sockets[0].close(reason="too many connections")
+    expect(events).to_contain_text("New events do not arrive: too many connections.")
+    eventually(lambda: page.evaluate("2") and len(sockets) == 2, what="a second connection")
+    assert sockets[1].url.endswith("after=5")
+    expect(events.get_by_text("New events do not arrive")).to_be_hidden()
+    sockets[1].send(json.dumps({"type": "missed", "missed": 7}))
+    expect(events).to_contain_text("7 events were missed")
+    closed: list[int | None] = []
+    sockets[1].on_close(lambda code, _: closed.append(code))
+    page.evaluate(HIDE)
+    eventually(lambda: page.evaluate("3") and closed, what="the end of the connection")
 
 
 def place(page: Page, x: float, y: float) -> tuple[float, float]:
