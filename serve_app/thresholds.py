@@ -109,9 +109,7 @@ def _validate(value: Any, handler: ValidatorFunctionWrapHandler) -> float | dict
             raise PydanticCustomError("thresholds", "{reason}", {"reason": str(exc)}) from None
     if isinstance(value, str) and not _is_number(value.replace("_", "")):
         raise PydanticCustomError(
-            "thresholds",
-            "{value} is neither a number nor a number for each class; write it as 0.5 or person:0.5",
-            {"value": _quoted(value)},
+            "thresholds", "the text is neither a number nor a number for each class; write it as 0.5 or person:0.5"
         )
     if not isinstance(value, Mapping):
         checked: float = handler(value)

@@ -173,6 +173,7 @@ def scaled_detectors() -> tuple[int, int]:
     return detectors(_get_global_client().get_serve_details(), "scaled")
 
 
+@pytest.mark.only_with_chaos  # unit tests and a simulation cover the policy's decisions
 def test_detectors_follow_the_load(service: Service, chaos: bool) -> None:
     """Send 60 images/s, which is 1.5 times the capacity of one Detector."""
     plan = Plan(low=10, high=60, least=1, most=2, low_s=1, hold_s=60 if chaos else 1, downscale_delay_s=1)

@@ -51,6 +51,7 @@ def test_the_detections_are_those_of_ultralytics(checkpoint: Path, engine: str, 
         assert disagreements(detect(loaded, data), expected) == []
 
 
+@pytest.mark.only_with_chaos  # a unit test of weights keeps an export, too
 @pytest.mark.parametrize("checkpoint", ["yolov8n"], indirect=True)
 def test_a_checkpoint_is_exported_once(checkpoint: Path, tmp_path: Path) -> None:
     args = ModelArgs.model_validate(

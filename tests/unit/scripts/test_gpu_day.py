@@ -59,6 +59,7 @@ def test_every_stage_without_ray_runs_with_small_numbers(tmp_path: Path) -> None
     assert all((tmp_path / f"{stage}.json").exists() for stage in WITHOUT_RAY)
 
 
+@pytest.mark.only_with_chaos
 def test_a_stage_that_takes_too_long_is_stopped_and_keeps_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

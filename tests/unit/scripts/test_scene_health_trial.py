@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from scripts.trials.scene_faults import FAULTS
 from scripts.trials.scene_health import MAX_ALARMS, Harmless, resample, scene_health
@@ -12,6 +13,7 @@ from scripts.trials.scene_plot import fault_table, harmless_table, save_scene_pl
 from serve_app.schemas.scene import SceneState
 
 
+@pytest.mark.only_with_chaos  # the tests of the scene's health show the same faults
 def test_faults_are_found_and_harmless_video_is_no_alarm(tmp_path: Path, chaos: bool) -> None:
     faults, harmless_s = (100, 3600) if chaos else (1, 90)
     trial = scene_health(faults, harmless_s, 24, lambda done: None)
