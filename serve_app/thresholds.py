@@ -10,14 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidatorFunctionWrapHandler,
-    WithJsonSchema,
-    WrapSerializer,
-    WrapValidator,
-)
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapSerializer, WrapValidator
 from pydantic_core import PydanticCustomError
 
 OTHERS: Final = "*"  # stands for the classes that are not named

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from serve_app.api.access.permissions import Router
 from serve_app.api.negotiation import prefers_page
+from serve_app.api.ranges import matches
 from serve_app.errors import NotFound
 
 _FOLDER = Path(str(files("serve_app"))) / "console"
@@ -108,7 +109,6 @@ def _respond(request: Request, pages: dict[str, _File], path: str) -> Response:
     if one is None:
         raise NotFound("no such route; /docs lists the routes")
     headers = _HEADERS | {"ETag": one.etag}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if known & {one.etag, "*"}:
+    if matches(request.headers.get("if-none-match"), one.etag):
         return Response(status_code=304, headers=headers)
     return Response(one.data, media_type=one.media_type, headers=headers)

@@ -210,7 +210,7 @@ class AsyncStreamsApi:
         """Yield the recordings of a stream: see ``StreamsApi.recordings``."""
         before = None
         while True:
-            page = await self._client.send(requests.stream_recordings(stream_id, before, requests.RECORDINGS_PAGE))
+            page = await self._client.send(requests.stream_recordings(stream_id, before))
             for recording in page.recordings:
                 yield recording
             if page.next is None:

@@ -25,8 +25,8 @@ from serve_app.types import Json, MaskFormat, Snapshot
 
 T = TypeVar("T")
 
-RECORDINGS_PAGE = 100
 _BINARY = "application/octet-stream"
+_RECORDINGS_PAGE = 100
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ def stream_frame(stream_id: str, boxes: bool) -> ApiRequest[Snapshot]:
     return ApiRequest("GET", stream_path(stream_id, "frame.jpg"), answers.frame_of, {"params": {"boxes": boxes}})
 
 
-def stream_recordings(stream_id: str, before: str | None, limit: int) -> ApiRequest[RecordingList]:
+def stream_recordings(stream_id: str, before: str | None) -> ApiRequest[RecordingList]:
     """Return the request for a page of a stream's recordings."""
-    params = {"limit": limit} | ({} if before is None else {"before": before})
+    params = {"limit": _RECORDINGS_PAGE} | ({} if before is None else {"before": before})
     return ApiRequest("GET", stream_path(stream_id, "recordings"), answers.model_of(RecordingList), {"params": params})
 
 

@@ -231,7 +231,7 @@ class StreamsApi:
         """Yield the clips and snapshots that a stream has recorded, the newest first."""
         before = None
         while True:
-            page = self._client.send(requests.stream_recordings(stream_id, before, requests.RECORDINGS_PAGE))
+            page = self._client.send(requests.stream_recordings(stream_id, before))
             yield from page.recordings
             if page.next is None:
                 return

@@ -1,6 +1,6 @@
 // What serves and how well: models, replicas, batches, times, refusals, streams, jobs and drift.
 
-import { element } from "./elements.js";
+import { element, section } from "./elements.js";
 import { call, poll } from "./http.js";
 import { curve, histogram } from "./plots.js";
 import { badge, figures, number, sum } from "./words.js";
@@ -64,8 +64,9 @@ function sections(overview, rates) {
 function modelCard({ status, replicas, images_per_s, mean_batch_size, queue_delay_ms, images, stages }, rates) {
   const about = [status.model, status.task, status.engine, status.precision].filter(Boolean).join(" · ");
   const shapes = (status.input_shapes ?? []).map(({ width, height }) => `${width} × ${height}`).join(", ");
-  return card(
-    `Model ${status.name}`,
+  return element(
+    "section.card",
+    { "aria-label": `Model ${status.name}` },
     element("div.row.spread", {}, element("h2", {}, status.name), badge(status.state)),
     element("p", {}, about),
     shapes && element("p.muted", {}, `Model inputs in pixels: ${shapes}.`),
@@ -88,9 +89,8 @@ function modelCard({ status, replicas, images_per_s, mean_batch_size, queue_dela
 }
 
 function requestsCard({ requests_per_s, stages }) {
-  return card(
+  return section(
     "Requests",
-    element("h2", {}, "Requests"),
     element("p.muted", {}, "Images of requests, without those of streams and jobs."),
     figures([["images/s", requests_per_s.toFixed(1)]]),
     ...Object.entries(stages).map(([name, one]) => histogram(`Time: ${name}`, one)),
@@ -98,9 +98,8 @@ function requestsCard({ requests_per_s, stages }) {
 }
 
 function statesCard({ replicas, streams, jobs }) {
-  return card(
+  return section(
     "What runs",
-    element("h2", {}, "What runs"),
     counts("Streams", streams, badge),
     counts(sum(jobs ?? {}) < MAX_JOBS ? "Jobs" : `The newest ${MAX_JOBS} jobs`, jobs, badge),
     counts("Replicas", replicas, (name) => name),
@@ -135,26 +134,13 @@ function refusalsCard(refusals) {
     {},
     element("table", {}, element("thead", {}, element("tr", {}, ...heading)), element("tbody", {}, ...rows)),
   );
-  return card(
-    "Refusals",
-    element("h2", {}, "Refusals"),
-    rows.length ? table : element("p.muted", {}, "Nothing was refused."),
-  );
+  return section("Refusals", rows.length ? table : element("p.muted", {}, "Nothing was refused."));
 }
 
 function driftCard(drift) {
-  if (!drift) return card("Drift", element("h2", {}, "Drift"), element("p.muted", {}, "Not available."));
+  if (!drift) return section("Drift", element("p.muted", {}, "Not available."));
   const rows = drift.drifting.map(({ source, model, features }) =>
     element("li", {}, element("b", {}, source), ` (${model}): ${features.join(", ")}`),
   );
-  return card(
-    "Drift",
-    element("h2", {}, "Drift"),
-    counts("Sources", drift.states, badge),
-    element("ul.stack", {}, ...rows),
-  );
-}
-
-function card(label, ...children) {
-  return element("section.card", { "aria-label": label }, ...children);
+  return section("Drift", counts("Sources", drift.states, badge), element("ul.stack", {}, ...rows));
 }

@@ -99,9 +99,7 @@ class Line(Spec):
     start: Point
     end: Point
     labels: list[Label] = []
-    confidence: Confidence | None = added(
-        "Count only objects above this confidence, as for `Zone`. Their confidence counts on both sides of the line."
-    )
+    confidence: Confidence | None = added("Count only objects above this on both sides of the line: see `Zone`.")
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Line:

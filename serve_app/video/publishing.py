@@ -46,7 +46,7 @@ class _Publication:
         options = {"rtsp_transport": "tcp", "timeout": str(round(_TIMEOUT_S * 1e6))}
         self.channel = channel
         self._container: Any = av.open(channel.url, "w", format="rtsp", options=options)
-        self._times = Timestamps(channel.max_fps)  # a wall clock that is set costs one frame interval
+        self._times = Timestamps(channel.max_fps)  # tells large steps of the wall clock from gaps
         self._last_pts = -1
         try:
             encoder = _encoder_for(channel)
